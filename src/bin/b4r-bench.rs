@@ -1,0 +1,2 @@
+//! `b4r-bench`: measures the engine.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `b4r-train`: from an interaction file to a trained model.
+fn main() {}

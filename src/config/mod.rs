@@ -1,0 +1,387 @@
+//! The resolved configuration of a run: plain values, named as RecBole names them where it has a name.
+
+use std::path::PathBuf;
+
+/// Everything a run is determined by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// Which interactions to read and how.
+    pub data: DataConfig,
+    /// The network.
+    pub model: ModelConfig,
+    /// Batches, optimizer and stopping.
+    pub train: TrainConfig,
+    /// Splits, ranking and metrics.
+    pub eval: EvalConfig,
+    /// Where and on what the run happens; nothing here changes the result.
+    pub run: RunConfig,
+}
+
+/// Which interactions to read and how to prepare them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataConfig {
+    /// `dataset`: a known name (`ml-100k`, ...) or a path.
+    pub dataset: String,
+    /// `data_path`: folder that holds `<dataset>/<dataset>.inter`, RecBole's layout.
+    pub data_path: Option<PathBuf>,
+    /// `format`: `None` sniffs.
+    pub format: Option<DataFormat>,
+    /// `field_separator` of delimited files with a header; `None` sniffs.
+    pub field_separator: Option<char>,
+    /// `USER_ID_FIELD`.
+    pub user_field: String,
+    /// `ITEM_ID_FIELD`.
+    pub item_field: String,
+    /// `RATING_FIELD`.
+    pub rating_field: Option<String>,
+    /// `TIME_FIELD`.
+    pub time_field: Option<String>,
+    /// `val_interval` on the rating: closed lower and upper bound.
+    pub rating_interval: Option<Interval>,
+    /// `user_inter_num_interval`: k-core bounds on interactions a user.
+    pub user_interval: Interval,
+    /// `item_inter_num_interval`: k-core bounds on interactions an item.
+    pub item_interval: Interval,
+    /// `rm_dup_inter`: which of several interactions of one user with one item to keep.
+    pub duplicates: Duplicates,
+    /// `rm_consecutive_dup`: collapse runs of the same item in a user's history.
+    pub remove_consecutive: bool,
+}
+
+/// Layout of an interaction file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataFormat {
+    /// RecBole atomic file: header of `name:type`, tab separated.
+    Inter,
+    /// Delimited text with a header line.
+    Csv,
+    /// MovieLens `ratings.dat`: `user::item::rating::time`.
+    RatingsDat,
+    /// MovieLens `u.data`: tab separated user, item, rating, time, no header.
+    UData,
+    /// `user item` a line, in time order.
+    Pairs,
+    /// `user item item ...` a line, in time order.
+    Sequences,
+}
+
+/// A numeric interval; RecBole writes `[5,inf)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Whether `low` itself belongs to it.
+    pub low_closed: bool,
+    /// Upper end.
+    pub high: f64,
+    /// Whether `high` itself belongs to it.
+    pub high_closed: bool,
+}
+
+impl Interval {
+    /// `[low, inf)`.
+    pub fn at_least(low: f64) -> Self {
+        Interval { low, low_closed: true, high: f64::INFINITY, high_closed: false }
+    }
+
+    /// Whether `x` lies inside.
+    pub fn contains(&self, x: f64) -> bool {
+        (x > self.low || (self.low_closed && x == self.low))
+            && (x < self.high || (self.high_closed && x == self.high))
+    }
+}
+
+/// What to do with several interactions of one user with one item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duplicates {
+    /// Keep all.
+    Keep,
+    /// Keep the earliest.
+    First,
+    /// Keep the latest.
+    Last,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        DataConfig {
+            dataset: "ml-100k".to_string(),
+            data_path: None,
+            format: None,
+            field_separator: None,
+            user_field: "user_id".to_string(),
+            item_field: "item_id".to_string(),
+            rating_field: Some("rating".to_string()),
+            time_field: Some("timestamp".to_string()),
+            rating_interval: None,
+            user_interval: Interval::at_least(0.0),
+            item_interval: Interval::at_least(0.0),
+            duplicates: Duplicates::Keep,
+            remove_consecutive: false,
+        }
+    }
+}
+
+/// The network's sizes and options.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// `hidden_size`, `D`.
+    pub hidden_size: usize,
+    /// `n_layers`, `N`.
+    pub n_layers: usize,
+    /// `n_heads`, `H`; divides `hidden_size`.
+    pub n_heads: usize,
+    /// `inner_size`, `F`.
+    pub inner_size: usize,
+    /// `MAX_ITEM_LIST_LENGTH` (`max_len`), `L`.
+    pub max_len: usize,
+    /// `hidden_act` of the feed-forward layers; the head always has exact GELU.
+    pub hidden_act: Activation,
+    /// `norm`: where layer normalisation stands.
+    pub norm: NormPlacement,
+    /// `positions`: what the position index counts.
+    pub positions: Positions,
+    /// `tie_embeddings`: whether the head multiplies by the item embedding itself.
+    pub tied: bool,
+    /// `hidden_dropout_prob`.
+    pub hidden_dropout: f64,
+    /// `attn_dropout_prob`.
+    pub attention_dropout: f64,
+    /// `layer_norm_eps`.
+    pub layer_norm_eps: f32,
+    /// `initializer_range`: standard deviation of initial weights.
+    pub initializer_range: f64,
+}
+
+/// Feed-forward activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `gelu`: exact, by the error function.
+    Gelu,
+    /// `gelu_tanh`: the tanh approximation.
+    GeluTanh,
+    /// `relu`.
+    Relu,
+}
+
+/// Where layer normalisation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// After the residual sum, as in the paper.
+    Post,
+    /// Before each sublayer.
+    Pre,
+}
+
+/// What the position index counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// From the first item of the window.
+    Absolute,
+    /// From the last item of the window.
+    FromEnd,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig {
+            hidden_size: 64,
+            n_layers: 2,
+            n_heads: 2,
+            inner_size: 256,
+            max_len: 50,
+            hidden_act: Activation::Gelu,
+            norm: NormPlacement::Post,
+            positions: Positions::Absolute,
+            tied: true,
+            hidden_dropout: 0.2,
+            attention_dropout: 0.2,
+            layer_norm_eps: 1e-12,
+            initializer_range: 0.02,
+        }
+    }
+}
+
+/// Batches, optimizer and stopping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainConfig {
+    /// `seed`.
+    pub seed: u64,
+    /// `epochs`.
+    pub epochs: u32,
+    /// `train_batch_size` (interactions) or `train_batch_sequences`.
+    pub batch_size: BatchSize,
+    /// `max_steps`: end early after this many optimizer steps.
+    pub max_steps: Option<u64>,
+    /// `mask_ratio`: chance that a position is masked.
+    pub mask_ratio: f64,
+    /// `ft_ratio`: share of windows that mask only their last item.
+    pub last_item_ratio: f64,
+    /// `learning_rate`: the peak.
+    pub learning_rate: f64,
+    /// `lr_schedule`.
+    pub schedule: Schedule,
+    /// `warmup_steps`: linear rise from 0.
+    pub warmup_steps: u64,
+    /// `weight_decay`, decoupled; none on layer norms and biases.
+    pub weight_decay: f64,
+    /// `adam_beta1`.
+    pub beta1: f64,
+    /// `adam_beta2`.
+    pub beta2: f64,
+    /// `adam_eps`.
+    pub epsilon: f64,
+    /// `clip_grad_norm`: bound of the global gradient norm.
+    pub clip_norm: Option<f64>,
+    /// `eval_step`: epochs between evaluations.
+    pub eval_step: u32,
+    /// `stopping_step`: stop when more than this many evaluations in a row did not improve.
+    pub stopping_step: u32,
+}
+
+/// How large a training batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    /// New training interactions a batch (RecBole's prefix rows).
+    Interactions(usize),
+    /// Sequences (windows) a batch.
+    Sequences(usize),
+}
+
+/// Learning rate after warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// Stays at the peak.
+    Constant,
+    /// Falls linearly to 0 at the last step.
+    Linear,
+    /// Falls to 0 along half a cosine.
+    Cosine,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            seed: 2020,
+            epochs: 300,
+            batch_size: BatchSize::Interactions(2048),
+            max_steps: None,
+            mask_ratio: 0.2,
+            last_item_ratio: 0.5,
+            learning_rate: 1e-3,
+            schedule: Schedule::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            clip_norm: None,
+            eval_step: 1,
+            stopping_step: 10,
+        }
+    }
+}
+
+/// How the model is judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalConfig {
+    /// `eval_args.split`.
+    pub split: SplitRule,
+    /// `metrics`.
+    pub metrics: Vec<Metric>,
+    /// `topk`: cut-offs, ascending.
+    pub topk: Vec<usize>,
+    /// `valid_metric`: decides which epoch is best.
+    pub valid_metric: (Metric, usize),
+    /// `filter_seen`: whether items of the history are left out of the ranking.
+    pub filter_seen: bool,
+    /// `eval_batch_size`: sequences scored at once.
+    pub batch_size: usize,
+}
+
+/// How interactions are divided into training, validation and test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitRule {
+    /// `LS: valid_and_test`: last item test, the one before it validation.
+    LeaveOneOut,
+}
+
+/// Ranking metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// Share of a row's targets that were found.
+    Recall,
+    /// Whether any target was found.
+    Hit,
+    /// Normalised discounted cumulative gain.
+    Ndcg,
+    /// Reciprocal rank of the first target found.
+    Mrr,
+    /// Mean average precision.
+    Map,
+    /// Share of the list that are targets.
+    Precision,
+}
+
+impl Metric {
+    /// All, in the order of the result table.
+    pub const ALL: [Metric; 6] =
+        [Metric::Recall, Metric::Hit, Metric::Ndcg, Metric::Mrr, Metric::Map, Metric::Precision];
+
+    /// Lower-case name, as in result keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Recall => "recall",
+            Metric::Hit => "hit",
+            Metric::Ndcg => "ndcg",
+            Metric::Mrr => "mrr",
+            Metric::Map => "map",
+            Metric::Precision => "precision",
+        }
+    }
+
+    /// Key of the value at cut-off `k`, such as `ndcg@10`.
+    pub fn key(self, k: usize) -> String {
+        format!("{}@{k}", self.name())
+    }
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        EvalConfig {
+            split: SplitRule::LeaveOneOut,
+            metrics: Metric::ALL.to_vec(),
+            topk: vec![5, 10, 20],
+            valid_metric: (Metric::Ndcg, 10),
+            filter_seen: true,
+            batch_size: 256,
+        }
+    }
+}
+
+/// Where and on what the run happens; nothing here changes the result.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunConfig {
+    /// `run_dir`; `None` makes `runs/<dataset>-<seed>`.
+    pub run_dir: Option<PathBuf>,
+    /// `resume`.
+    pub resume: bool,
+    /// `overwrite`.
+    pub overwrite: bool,
+    /// `threads`; 0 takes every core.
+    pub threads: usize,
+    /// `device`.
+    pub device: Device,
+    /// `show_progress`.
+    pub progress: Option<bool>,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+}

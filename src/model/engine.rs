@@ -1,0 +1,62 @@
+//! What the training loop and evaluation ask of an engine.
+
+use crate::Result;
+use crate::batch::Batch;
+use crate::model::params::ParameterTable;
+
+/// What an optimizer step needs beyond its batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Number of this step, from 1: AdamW's bias correction and the address of its dropout.
+    pub number: u64,
+    /// Seed of dropout.
+    pub seed: u64,
+    /// Learning rate.
+    pub learning_rate: f32,
+}
+
+/// What an optimizer step reports.
+#[derive(Clone, Copy, Debug)]
+pub struct StepOutcome {
+    /// Mean cross-entropy over the batch's `P` rows.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub gradient_norm: f64,
+}
+
+/// Weights and optimizer moments, each one arena laid out by the [`ParameterTable`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Weights.
+    pub parameters: Vec<f32>,
+    /// AdamW's running mean of gradients.
+    pub first_moment: Vec<f32>,
+    /// AdamW's running mean of squared gradients.
+    pub second_moment: Vec<f32>,
+}
+
+/// A device that holds the model and works through whole batches.
+pub trait Engine {
+    /// Where each tensor lies in the arenas.
+    fn table(&self) -> &ParameterTable;
+
+    /// One optimizer step. Weights stay untouched when loss or gradient is not finite.
+    ///
+    /// # Errors
+    /// [`crate::Error::NonFinite`].
+    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome>;
+
+    /// For each row of `batch`, the rank of its target among all items, from 1. Items in the row's list of
+    /// `seen` (ascending, one list a row) are left out; a target in that list gets `u32::MAX`. Items that
+    /// score the same as the target, or NaN, stand before it.
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>>;
+
+    /// Weights and moments, copied from the device.
+    fn state(&self) -> State;
+
+    /// Weights alone, copied from the device.
+    fn parameters(&self) -> Vec<f32>;
+
+    /// Puts weights and moments onto the device; each has `table().total` elements.
+    fn load_state(&mut self, state: &State);
+}
