@@ -10,6 +10,8 @@ use super::Vocabulary;
 use crate::config::Interval;
 use crate::{Error, Result, memory};
 
+/// Asking the system takes longer than allocating this much, in bytes.
+const UNCHECKED: u128 = 16 << 20;
 const MEMORY_REMEDY: &str = "close other programs, or give a file with fewer interactions";
 
 /// All interactions of a file, column by column.
@@ -247,7 +249,7 @@ impl Index {
         if self.numbers.len() == self.numbers.capacity() {
             // The new table has twice the size, and the old one lives until all is moved.
             let needed = 2 * (self.numbers.capacity().max(1024)) * (size_of::<(u64, u32)>() + 1);
-            memory::require("the table of ids", needed as u128, MEMORY_REMEDY)?;
+            require("the table of ids", needed as u128)?;
             self.numbers.try_reserve(1).map_err(|_| too_much(needed as u128))?;
         }
         self.numbers.insert(slot, number);
@@ -285,8 +287,12 @@ pub(super) fn reserve_text(text: &mut String, additional: usize) -> Result<()> {
 /// How many elements to grow by, if the machine has the memory.
 fn grant(length: usize, additional: usize, size: usize) -> Result<usize> {
     let additional = additional.max(length / 2).max(4096);
-    memory::require("the interactions", (length + additional) as u128 * size as u128, MEMORY_REMEDY)?;
+    require("the interactions", (length + additional) as u128 * size as u128)?;
     Ok(additional)
+}
+
+fn require(what: &str, needed: u128) -> Result<()> {
+    if needed < UNCHECKED { Ok(()) } else { memory::require(what, needed, MEMORY_REMEDY) }
 }
 
 fn too_much(needed: u128) -> Error {

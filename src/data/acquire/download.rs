@@ -41,7 +41,12 @@ pub(super) fn fetch(source: &Source, places: &Places, progress: bool) -> Result<
             let _ = std::fs::remove_file(&part);
             Ok(target)
         }
-        Err(why) => Err(place(why)),
+        Err(why) => {
+            if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                let _ = std::fs::remove_file(&part);
+            }
+            Err(place(why))
+        }
     }
 }
 
