@@ -74,7 +74,11 @@ fn lines_with_too_few_or_too_many_fields() {
     );
     expect("x.csv", &format!("{CSV}u,\"a,1,2\nu,b,1,2\n"), &[":2:", "double quote"]);
     expect("ratings.dat", "u::a::1::2\nu::b::1\n", &[":2:", "has 3 fields"]);
-    expect("u.data", "u\ta\t1\t880000000\nu\tb\n", &["u.data"]);
+    // What most lines look like decides on the format, so that a damaged line is one of it.
+    let rows = "u\ta\t1\t880000000\nv\tb\t1\t880000001\n";
+    expect("u.data", &format!("{rows}u\tb\n"), &[":3: column 3", "has 2 fields"]);
+    expect("x.txt", "u a\nu b\nu c\nu d\nv a b\n", &[":5:", "`user item` has 2"]);
+    expect("x.dat", "u::a::1\nu::b::1::2\n", &[":1:", "has 3 fields"]);
     let udata = |config: &mut DataConfig| config.format = Some(DataFormat::UData);
     let text = message(load_both("u.data", "u\ta\t1\t2\nu\tb\n", udata));
     assert!(text.contains(":2: column 3") && text.contains("has 2 fields"), "{text}");

@@ -20,7 +20,7 @@ pub(super) fn take(source: &Source, archive: &Path, places: &Places) -> Result<P
         return Err(place(format!("its MD5 is {md5}, not {}", source.archive_md5)));
     }
     let target = places.cache_folder(source)?.join(source.member);
-    unpack(file, &format!("{}/{}", source.name, source.member), &target).map_err(place)?;
+    unpack(&file, &format!("{}/{}", source.name, source.member), &target).map_err(place)?;
     Ok(target)
 }
 
@@ -38,7 +38,7 @@ pub(super) fn md5_of(file: &mut File) -> io::Result<String> {
 }
 
 /// Writes the archive's `member` to `target` by way of a temporary file, so that `target` is never partial.
-pub(super) fn unpack(file: File, member: &str, target: &Path) -> Result<(), String> {
+pub(super) fn unpack(file: &File, member: &str, target: &Path) -> Result<(), String> {
     let mut archive = ZipArchive::new(file).map_err(|error| format!("no zip archive: {error}"))?;
     let mut entry =
         archive.by_name(member).map_err(|error| format!("`{member}` inside: {error}"))?;

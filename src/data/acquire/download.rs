@@ -34,7 +34,7 @@ pub(super) fn fetch(source: &Source, places: &Places, progress: bool) -> Result<
     }
     announce(source, &url);
     let result = download(source, &url, &part, &mut file, progress)
-        .and_then(|()| unpack(file, &format!("{}/{}", source.name, source.member), &target));
+        .and_then(|()| unpack(&file, &format!("{}/{}", source.name, source.member), &target));
     match result {
         Ok(()) => {
             // The archive is no longer needed; a leftover would only take space.
