@@ -189,8 +189,16 @@ pub(super) fn parse_number(field: &[u8]) -> Option<f64> {
 struct Interner {
     strings: Vocabulary,
     index: Index,
+    /// Number of the id that reads as this integer: one access to memory where the index takes four, and
+    /// most files have such ids.
+    integers: Vec<u32>,
     last: usize,
 }
+
+/// No number yet.
+const NONE: u32 = u32::MAX;
+/// Ids that are larger integers go the ordinary way.
+const MAX_INTEGER: usize = 4 << 20;
 
 impl Interner {
     /// The number of `id`, new or known; `None` if it is not UTF-8.
@@ -199,24 +207,51 @@ impl Interner {
         if self.last < self.strings.len() && self.strings.get(self.last).as_bytes() == id {
             return Ok(Some(self.last as u32));
         }
-        let number = match self.index.find(&self.strings, id) {
-            Ok(number) => number,
-            Err(free) => {
-                // Known ids were checked when they came in first.
-                let Ok(id) = std::str::from_utf8(id) else { return Ok(None) };
-                // The two top numbers are kept free: `V + 1` is the mask.
-                if self.strings.len() >= u32::MAX as usize - 2 {
-                    return Err(too_much(u128::from(u64::MAX)));
+        let number = match small_integer(id) {
+            Some(integer) => self.intern_integer(integer, id)?,
+            None => match self.index.find(&self.strings, id) {
+                Ok(number) => Some(number),
+                Err(free) => {
+                    let number = self.add(id)?;
+                    number.map(|number| self.index.insert(free, number)).transpose()?;
+                    number
                 }
-                let number = self.strings.len() as u32;
-                self.strings.try_push(id)?;
-                self.index.insert(free, number)?;
-                number
-            }
+            },
         };
-        self.last = number as usize;
-        Ok(Some(number))
+        self.last = number.map_or(self.last, |number| number as usize);
+        Ok(number)
     }
+
+    fn intern_integer(&mut self, integer: usize, id: &[u8]) -> Result<Option<u32>> {
+        if self.integers.len() <= integer {
+            self.integers.resize((integer + 1).next_power_of_two(), NONE);
+        }
+        if self.integers[integer] == NONE {
+            self.integers[integer] = self.add(id)?.unwrap_or(NONE);
+        }
+        Ok(Some(self.integers[integer]))
+    }
+
+    /// Gives a new id its number; `None` if it is not UTF-8. Known ids passed here when they came in first.
+    fn add(&mut self, id: &[u8]) -> Result<Option<u32>> {
+        let Ok(id) = std::str::from_utf8(id) else { return Ok(None) };
+        // The top numbers are kept free: `V + 1` is the mask, and the last stands for none.
+        if self.strings.len() >= u32::MAX as usize - 2 {
+            return Err(too_much(u128::from(u64::MAX)));
+        }
+        self.strings.try_push(id)?;
+        Ok(Some(self.strings.len() as u32 - 1))
+    }
+}
+
+/// The integer that is written exactly like this, below [`MAX_INTEGER`]; `007` is not 7.
+fn small_integer(id: &[u8]) -> Option<usize> {
+    let canonical = !id.is_empty() && id.len() <= 7 && (id[0] != b'0' || id.len() == 1);
+    if !canonical || !id.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let integer = id.iter().fold(0, |sum, digit| 10 * sum + usize::from(digit - b'0'));
+    (integer < MAX_INTEGER).then_some(integer)
 }
 
 /// Where to find a string in a [`Vocabulary`]: number by hash, the strings themselves kept elsewhere.
@@ -328,6 +363,20 @@ mod tests {
             assert_eq!(parse_number(text), want, "{}", String::from_utf8_lossy(text));
         }
         assert!(parse_number(b"-0").is_some_and(f64::is_sign_positive));
+    }
+
+    #[test]
+    fn integers_and_other_ids_have_one_numbering() {
+        let mut interner = Interner::default();
+        let ids =
+            ["7", "007", "0", "00", "x", "4194303", "4194304", "99999999", "+7", "7 ", "", "-1"];
+        for _ in 0..2 {
+            for (number, id) in ids.iter().enumerate() {
+                assert_eq!(interner.intern(id.as_bytes()).unwrap(), Some(number as u32), "{id}");
+            }
+        }
+        assert_eq!(interner.intern(b"\xff").unwrap(), None);
+        assert_eq!(interner.strings.iter().collect::<Vec<_>>(), ids);
     }
 
     #[test]

@@ -243,3 +243,24 @@ fn separators_that_cannot_be() {
         assert!(text.contains("field_separator"), "{text}");
     }
 }
+
+#[test]
+fn a_file_cut_while_it_is_read_is_an_error_or_shorter_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.txt");
+    let rows: String = (0..400_000u32).map(|i| format!("u{} i{}\n", i / 100, i % 97)).collect();
+    for round in 0..4u64 {
+        std::fs::write(&path, &rows).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let cutter = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(round));
+            file.set_len(10_001).unwrap();
+        });
+        let dataset = path.to_str().unwrap().to_string();
+        let result = b4r::data::load(&DataConfig { dataset, ..DataConfig::default() }, false);
+        cutter.join().unwrap();
+        if let Err(error) = result {
+            assert_eq!(error.exit_code(), 2, "{error}");
+        }
+    }
+}

@@ -45,7 +45,7 @@ pub(super) fn unpack(file: &File, member: &str, target: &Path) -> Result<(), Str
     let size = entry.size();
     let folder = target.parent().unwrap_or(Path::new("."));
     let mut write = || -> io::Result<()> {
-        let mut temporary = NamedTempFile::new_in(folder)?;
+        let mut temporary = temporary_in(folder)?;
         // The stated size bounds what a damaged entry can write.
         let written = io::copy(&mut entry.by_ref().take(size.saturating_add(1)), &mut temporary)?;
         if written != size {
@@ -56,4 +56,15 @@ pub(super) fn unpack(file: &File, member: &str, target: &Path) -> Result<(), Str
         Ok(())
     };
     write().map_err(|error| format!("unpacking `{member}` to {}: {error}", target.display()))
+}
+
+/// A temporary file that others may read, as the umask allows: caches are shared between users.
+fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
 }

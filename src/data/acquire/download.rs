@@ -135,7 +135,10 @@ impl<'a> Transfer<'a> {
             fruitless = if have > most { 1 } else { fruitless + 1 };
             most = most.max(have);
             if fruitless >= MAX_FRUITLESS {
-                return Err(format!("{why} ({have} bytes so far, kept for the next try)"));
+                return Err(match have {
+                    0 => why,
+                    _ => format!("{why} ({have} bytes so far are kept for the next try)"),
+                });
             }
             std::thread::sleep(Duration::from_millis(200 * u64::from(fruitless)));
         }
