@@ -366,6 +366,17 @@ mod tests {
     }
 
     #[test]
+    fn growth_beyond_the_memory_there_is_is_refused() {
+        let mut vector = vec![1u64];
+        let error = reserve(&mut vector, 1 << 50).unwrap_err();
+        assert!(matches!(error, Error::Memory { .. }), "{error}");
+        let error = reserve_text(&mut String::new(), 1 << 50).unwrap_err();
+        assert!(matches!(error, Error::Memory { .. }), "{error}");
+        reserve(&mut vector, 10).unwrap();
+        assert_eq!(vector, [1]);
+    }
+
+    #[test]
     fn integers_and_other_ids_have_one_numbering() {
         let mut interner = Interner::default();
         let ids =

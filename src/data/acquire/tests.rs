@@ -309,6 +309,7 @@ fn official_csv_columns_are_known_whatever_the_user_calls_theirs() {
     assert_eq!(table.time.unwrap()[1599], 1599.0);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_package_is_searched_by_pip_and_checked_by_content() {
     // A stand-in for Python that "downloads" a package into the folder after `--dest`.
