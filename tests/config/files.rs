@@ -131,7 +131,13 @@ fn truth_values_and_nothing_read_as_python_reads_them() {
 }
 
 #[test]
-fn anchors_and_merges_work() {
-    let config = yaml("eval_args: &e {mode: full}\nn_layers: &n 3\nn_heads: 4\nepochs: *n\n");
-    assert_eq!(config.unwrap().config.train.epochs, 3);
+fn aliases_and_merges_work() {
+    let config = yaml("n_layers: &n 3\nepochs: *n\nclip_grad_norm: {<<: {max_norm: 2}}\n");
+    let train = config.unwrap().config.train;
+    assert_eq!((train.epochs, train.clip_norm), (3, Some(2.0)));
+}
+
+#[test]
+fn a_path_with_a_nul_is_refused() {
+    refused(yaml("data_path: \"a\\0b\"\n"), "data_path", &["NUL"]);
 }
