@@ -59,7 +59,7 @@ impl Tiling {
 
 /// A number in `0..bound` from 32 uniform bits.
 pub(crate) fn scale(word: u32, bound: u32) -> u32 {
-    (u64::from(word) * u64::from(bound) >> 32) as u32
+    ((u64::from(word) * u64::from(bound)) >> 32) as u32
 }
 
 /// Brings `windows` into the order of `epoch`: Fisher-Yates from the last to the first, each exchange
