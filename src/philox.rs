@@ -11,7 +11,8 @@
 //! |---|---|---|---|---|
 //! | hidden dropout | element / 8, low word | element / 8, high word | step | site |
 //! | attention dropout | query · 65536 + key / 8 | sequence · H + head | step | layer |
-//! | masks | position / 8 | window | user | epoch |
+//! | masks | position / 8 | window, from the newest | user | epoch |
+//! | masks: last item only (half 0), position to mask where none was drawn (word 1) | 2³² - 1 | window | user | epoch |
 //! | order of windows | index | 0 | 0 | epoch |
 //! | initial weights | element / 4, low word | element / 4, high word | tensor | 0 |
 //! | offset of windows | 0 | 0 | user | epoch |
