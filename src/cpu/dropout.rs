@@ -103,6 +103,7 @@ impl AttentionDropout {
 }
 
 /// Writes the 16-bit numbers of `blocks` Philox blocks, rounded up to whole groups, into `halves`.
+#[expect(clippy::needless_range_loop, reason = "one lane of four arrays at a time")]
 #[inline(always)]
 fn fill(key: [u32; 2], blocks: usize, halves: &mut Vec<u16>, counter: impl Fn(u64) -> [u32; 4]) {
     let groups = blocks.div_ceil(GROUP);
