@@ -140,7 +140,7 @@ mod tests {
                 for (channel, &x) in row.iter().enumerate() {
                     let e = token as u64 * width as u64 + channel as u64;
                     let counter =
-                        [(e / 8) as u32, (e / 8 >> 32) as u32, 7, Stream::HiddenDropout.word(3)];
+                        [(e / 8) as u32, ((e / 8) >> 32) as u32, 7, Stream::HiddenDropout.word(3)];
                     let halves =
                         philox::halves(philox::block(philox::key(0x1234_5678_9abc), counter));
                     assert_eq!(x, rate.factor(halves[(e % 8) as usize]));
