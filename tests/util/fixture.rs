@@ -3,6 +3,7 @@
 use super::draw;
 use super::tolerance::{Expected, Nearness};
 use b4r::batch::Segments;
+use b4r::config::Activation;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -69,6 +70,11 @@ impl Results {
     pub fn grad(mut self, name: &str, values: impl Into<Vec<f32>>) -> Self {
         self.0.insert(format!("grad.{name}"), values.into());
         self
+    }
+
+    /// What was added as `out.<name>` or `grad.<name>`.
+    pub fn get(&self, name: &str) -> &[f32] {
+        &self.0[name]
     }
 }
 
@@ -205,7 +211,7 @@ impl<P> Case<P> {
             worst = worst.worse(nearness);
             if !nearness.holds() {
                 failures.push(format!(
-                    "{}: {name} [{} x {}], norm {:.3e} of {:.3e}: {nearness:.3?} of what is allowed",
+                    "{}: {name} [{} x {}], norm {:.3e} of {:.3e}: {nearness}",
                     self.name,
                     expected.count,
                     expected.width,
@@ -223,17 +229,23 @@ impl<P> Case<P> {
 ///
 /// # Panics
 /// With a line for each tensor that is out of bounds.
-pub fn hold<P: DeserializeOwned>(
-    file: &str,
-    engine: &str,
-    compute: impl Fn(&Case<P>) -> Results,
-) {
+pub fn hold<P: DeserializeOwned>(file: &str, engine: &str, compute: impl Fn(&Case<P>) -> Results) {
     let (mut failures, mut worst) = (Vec::new(), Nearness::default());
     for case in cases::<P>(file) {
         worst = worst.worse(case.compare(&compute(&case), &mut failures));
     }
-    println!("{file} on {engine}: at most {worst:.2e?} of what is allowed");
+    println!("{file} on {engine}: at most {worst}");
     assert!(failures.is_empty(), "{file} on {engine}:\n{}", failures.join("\n"));
+}
+
+/// The activation that a configuration calls `name`.
+pub fn activation(name: &str) -> Activation {
+    match name {
+        "gelu" => Activation::Gelu,
+        "gelu_tanh" => Activation::GeluTanh,
+        "relu" => Activation::Relu,
+        other => panic!("no activation {other}"),
+    }
 }
 
 /// Groups indices by key, the plain way.

@@ -2,6 +2,7 @@
 //! them has found an error, in the computation or in the reference.
 
 use super::draw::{PROJECTIONS, projections};
+use std::fmt;
 
 /// Bound of |error|² / |reference|² of a tensor, in f32.
 pub const NMSE: f64 = 1e-10;
@@ -41,6 +42,13 @@ pub struct Nearness {
     pub row: f64,
     /// Of [`NEGLIGIBLE_ERROR`], in the worst negligible row or tensor.
     pub negligible: f64,
+}
+
+impl fmt::Display for Nearness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Nearness { nmse, row, negligible } = self;
+        write!(f, "NMSE {nmse:.1e}, row {row:.1e}, negligible {negligible:.1e} of what is allowed")
+    }
 }
 
 impl Nearness {
