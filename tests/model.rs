@@ -75,8 +75,14 @@ impl Model {
 }
 
 /// An engine with the case's weights. Its parameter table must hold exactly the tensors of PyTorch's state dict.
-fn engine<P>(case: &Case<P>, model: &ModelConfig, train: &TrainConfig, items: usize) -> CpuEngine {
-    let mut engine = CpuEngine::new(model, train, items, 2).unwrap();
+fn engine<P>(
+    case: &Case<P>,
+    model: &ModelConfig,
+    train: &TrainConfig,
+    items: usize,
+    threads: usize,
+) -> CpuEngine {
+    let mut engine = CpuEngine::new(model, train, items, threads).unwrap();
     let shapes: BTreeMap<_, _> =
         case.inputs.iter().map(|input| (input.name.clone(), input.shape.clone())).collect();
     assert_eq!(names_and_shapes(engine.table()), shapes, "{}", case.name);
@@ -104,7 +110,7 @@ struct GradientCase {
 fn cpu_gradients(case: &Case<GradientCase>) -> Results {
     let GradientCase { model, dropout } = &case.parameters;
     let config = model.config(Some(dropout));
-    let mut engine = engine(case, &config, &TrainConfig::default(), model.items);
+    let mut engine = engine(case, &config, &TrainConfig::default(), model.items, 2);
     let batch = model.batch(case, "");
     let drops = dropout.hidden_dropout > 0.0 || dropout.attention_dropout > 0.0;
     let randomness = Randomness { seed: dropout.dropout_seed, step: dropout.step };
@@ -121,6 +127,27 @@ fn cpu_gradients(case: &Case<GradientCase>) -> Results {
 #[test]
 fn cpu_gradients_agree_with_pytorch() {
     hold("model", "cpu", cpu_gradients);
+}
+
+/// The same address gives the same bits, whatever the threads; another step or seed gives other masks.
+#[test]
+fn dropout_is_reproducible() {
+    let cases = cases::<GradientCase>("model");
+    let case = cases.iter().find(|case| case.name == "post_dropout").unwrap();
+    let GradientCase { model, dropout } = &case.parameters;
+    let config = model.config(Some(dropout));
+    let batch = model.batch(case, "");
+    let run = |threads, randomness| {
+        let mut engine = engine(case, &config, &TrainConfig::default(), model.items, threads);
+        let loss = engine.loss_and_gradient(&batch, randomness);
+        (loss, engine.gradient().to_vec())
+    };
+    let at = |seed, step| Some(Randomness { seed, step });
+    let first = run(1, at(5, 9));
+    assert!(first == run(1, at(5, 9)) && first == run(3, at(5, 9)), "other bits");
+    for other in [at(5, 10), at(6, 9), None] {
+        assert_ne!(first.0, run(1, other).0, "{other:?}");
+    }
 }
 
 #[derive(Deserialize)]
@@ -151,7 +178,7 @@ fn cpu_training_agrees_with_pytorch() {
             epsilon: p.epsilon,
             ..TrainConfig::default()
         };
-        let mut engine = engine(&case, &p.model.config(Some(&p.dropout)), &train, p.model.items);
+        let mut engine = engine(&case, &p.model.config(Some(&p.dropout)), &train, p.model.items, 2);
         let (mut worst_loss, mut worst_norm) = (0.0f64, 0.0f64);
         for number in 1..=p.steps {
             let batch = p.model.batch(&case, &format!("{number}."));

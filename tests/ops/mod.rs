@@ -13,6 +13,7 @@ mod linear;
 mod math;
 mod projection;
 mod qkv;
+mod rank;
 
 use crate::util::fixture::{Case, Dropout, Results};
 use b4r::cpu::dropout::{AttentionDropout, HiddenDropout, Rate};
