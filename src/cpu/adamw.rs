@@ -51,15 +51,18 @@ impl AdamW {
     /// p -= lr (decay p + m̂ / (sqrt(v̂) + ε)), element by element; all slices have one length.
     pub fn update(&self, decay: f32, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         let keep = 1.0 - self.learning_rate * decay;
-        vectorized(|| {
-            for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                let g = g * self.gradient_scale;
-                *m = self.beta1 * *m + self.mean_weight * g;
-                *v = self.beta2 * *v + self.square_weight * (g * g);
-                let denominator = (*v * self.square_correction).sqrt() + self.epsilon;
-                *p = keep * *p - self.learning_rate * (*m * self.mean_correction) / denominator;
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    let g = g * self.gradient_scale;
+                    *m = self.beta1 * *m + self.mean_weight * g;
+                    *v = self.beta2 * *v + self.square_weight * (g * g);
+                    let denominator = (*v * self.square_correction).sqrt() + self.epsilon;
+                    *p = keep * *p - self.learning_rate * (*m * self.mean_correction) / denominator;
+                }
+            },
+        );
     }
 }
 
@@ -67,16 +70,19 @@ impl AdamW {
 pub fn squared_norm(g: &[f32]) -> f64 {
     const LANES: usize = 8;
     let mut partial = [0.0f64; LANES];
-    vectorized(|| {
-        let (blocks, rest) = g.as_chunks::<LANES>();
-        for x in blocks {
-            for lane in 0..LANES {
-                partial[lane] += f64::from(x[lane]) * f64::from(x[lane]);
+    vectorized(
+        #[inline(always)]
+        || {
+            let (blocks, rest) = g.as_chunks::<LANES>();
+            for x in blocks {
+                for lane in 0..LANES {
+                    partial[lane] += f64::from(x[lane]) * f64::from(x[lane]);
+                }
             }
-        }
-        for (lane, &x) in rest.iter().enumerate() {
-            partial[lane] += f64::from(x) * f64::from(x);
-        }
-    });
+            for (lane, &x) in rest.iter().enumerate() {
+                partial[lane] += f64::from(x) * f64::from(x);
+            }
+        },
+    );
     partial.iter().sum()
 }

@@ -128,7 +128,10 @@ pub fn forward(
         let values = sequences.key_matrix(&head, kv, 1);
         let product = MatrixMut::new(scores, head.queries, head.keys);
         multiply(product, Into::Assign, scale, queries, keys.t());
-        vectorized(|| scores.chunks_exact_mut(head.keys).for_each(softmax));
+        vectorized(
+            #[inline(always)]
+            || scores.chunks_exact_mut(head.keys).for_each(softmax),
+        );
         let weights: &[f32] = match dropout {
             None => scores,
             Some(dropout) => {
@@ -164,18 +167,21 @@ fn drop_probabilities(
     dropped: &mut [f32],
     halves: &mut Vec<u16>,
 ) {
-    vectorized(|| {
-        let rows = scores.chunks_exact_mut(head.keys).zip(dropped.chunks_exact_mut(head.keys));
-        for (query, (row, dropped)) in rows.enumerate() {
-            let position = sequences.rows.token(head.query + query) - head.key;
-            dropout.row(head.sequence_head, position as u32, head.keys, halves);
-            for ((p, out), &half) in row.iter_mut().zip(dropped).zip(&*halves) {
-                let factor = dropout.rate.factor(half);
-                *out = *p * factor;
-                *p = if factor == 0.0 { -*p } else { *p };
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = scores.chunks_exact_mut(head.keys).zip(dropped.chunks_exact_mut(head.keys));
+            for (query, (row, dropped)) in rows.enumerate() {
+                let position = sequences.rows.token(head.query + query) - head.key;
+                dropout.row(head.sequence_head, position as u32, head.keys, halves);
+                for ((p, out), &half) in row.iter_mut().zip(dropped).zip(&*halves) {
+                    let factor = dropout.rate.factor(half);
+                    *out = *p * factor;
+                    *p = if factor == 0.0 { -*p } else { *p };
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Writes `d_q [Tq, D]` and `d_kv [T, 2D]` from the context, its gradient and what forward kept.
@@ -250,18 +256,22 @@ fn score_gradients(
     scratch: &mut Scratch,
 ) {
     let k = sequences.head_width();
-    vectorized(|| {
-        let rows =
-            probabilities.chunks_exact(head.keys).zip(scratch.dropped.chunks_exact_mut(head.keys));
-        let rows = rows.zip(scratch.d_scores.chunks_exact_mut(head.keys)).enumerate();
-        for (query, ((probabilities, weights), d_scores)) in rows {
-            let first = (head.query + query) * sequences.width + head.channel;
-            let delta = dot(&context[first..][..k], &d_context[first..][..k]);
-            for ((&p, weight), d) in probabilities.iter().zip(weights).zip(d_scores) {
-                let factor = if p.is_sign_negative() { 0.0 } else { survivor_scale };
-                *weight = p * factor;
-                *d = p.abs() * (*d * factor - delta);
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = probabilities
+                .chunks_exact(head.keys)
+                .zip(scratch.dropped.chunks_exact_mut(head.keys));
+            let rows = rows.zip(scratch.d_scores.chunks_exact_mut(head.keys)).enumerate();
+            for (query, ((probabilities, weights), d_scores)) in rows {
+                let first = (head.query + query) * sequences.width + head.channel;
+                let delta = dot(&context[first..][..k], &d_context[first..][..k]);
+                for ((&p, weight), d) in probabilities.iter().zip(weights).zip(d_scores) {
+                    let factor = if p.is_sign_negative() { 0.0 } else { survivor_scale };
+                    *weight = p * factor;
+                    *d = p.abs() * (*d * factor - delta);
+                }
             }
-        }
-    });
+        },
+    );
 }

@@ -40,20 +40,23 @@ pub fn forward(
 ) {
     let d = norm.weight.len();
     let mut halves = Vec::new();
-    vectorized(|| {
-        let rows = normalized.chunks_exact_mut(d).zip(output.chunks_exact_mut(d)).zip(rstd);
-        for (index, ((z, out), rstd)) in rows.take(tokens.ids.len()).enumerate() {
-            let item = &tables.items[tokens.ids[index] as usize * d..][..d];
-            let position = &tables.positions[tokens.positions[index] as usize * d..][..d];
-            for ((z, &e), &p) in z.iter_mut().zip(item).zip(position) {
-                *z = e + p;
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = normalized.chunks_exact_mut(d).zip(output.chunks_exact_mut(d)).zip(rstd);
+            for (index, ((z, out), rstd)) in rows.take(tokens.ids.len()).enumerate() {
+                let item = &tables.items[tokens.ids[index] as usize * d..][..d];
+                let position = &tables.positions[tokens.positions[index] as usize * d..][..d];
+                for ((z, &e), &p) in z.iter_mut().zip(item).zip(position) {
+                    *z = e + p;
+                }
+                *rstd = layernorm::forward_row(norm, z, out);
+                if let Some(dropout) = dropout {
+                    dropout.apply(tokens.first + index, out, &mut halves);
+                }
             }
-            *rstd = layernorm::forward_row(norm, z, out);
-            if let Some(dropout) = dropout {
-                dropout.apply(tokens.first + index, out, &mut halves);
-            }
-        }
-    });
+        },
+    );
 }
 
 /// Replaces the gradient of the output `[T, D]` by the gradient of the sums, and adds to dγ, dβ and the
@@ -71,17 +74,20 @@ pub fn backward(
 ) {
     let d = norm.weight.len();
     let mut halves = Vec::new();
-    vectorized(|| {
-        let rows = d_output.chunks_exact_mut(d).zip(normalized.chunks_exact(d)).zip(rstd);
-        for (index, ((dx, normalized), &rstd)) in rows.take(tokens.ids.len()).enumerate() {
-            if let Some(dropout) = dropout {
-                dropout.apply(tokens.first + index, dx, &mut halves);
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = d_output.chunks_exact_mut(d).zip(normalized.chunks_exact(d)).zip(rstd);
+            for (index, ((dx, normalized), &rstd)) in rows.take(tokens.ids.len()).enumerate() {
+                if let Some(dropout) = dropout {
+                    dropout.apply(tokens.first + index, dx, &mut halves);
+                }
+                layernorm::backward_row(norm, d_norm, normalized, rstd, dx);
+                let position = tokens.positions[index] as usize * d;
+                add_scaled(&mut d_positions[position..position + d], 1.0, dx);
             }
-            layernorm::backward_row(norm, d_norm, normalized, rstd, dx);
-            let position = tokens.positions[index] as usize * d;
-            add_scaled(&mut d_positions[position..position + d], 1.0, dx);
-        }
-    });
+        },
+    );
 }
 
 /// Adds token gradients `d_sums [T, D]` to the rows of the item table that `segments.keys[keys]` name.
@@ -94,14 +100,17 @@ pub fn scatter(
     first_row: usize,
     d: usize,
 ) {
-    vectorized(|| {
-        for key in keys {
-            let row = segments.keys[key] as usize - first_row;
-            let row = &mut d_items[row * d..][..d];
-            let span = segments.offsets[key] as usize..segments.offsets[key + 1] as usize;
-            for &token in &segments.indices[span] {
-                add_scaled(row, 1.0, &d_sums[token as usize * d..][..d]);
+    vectorized(
+        #[inline(always)]
+        || {
+            for key in keys {
+                let row = segments.keys[key] as usize - first_row;
+                let row = &mut d_items[row * d..][..d];
+                let span = segments.offsets[key] as usize..segments.offsets[key + 1] as usize;
+                for &token in &segments.indices[span] {
+                    add_scaled(row, 1.0, &d_sums[token as usize * d..][..d]);
+                }
             }
-        }
-    });
+        },
+    );
 }

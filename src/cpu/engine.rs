@@ -228,7 +228,10 @@ impl CpuEngine {
                 out.fill(0.0);
                 for lane in &lanes {
                     let lane = &lane[block * ARENA_BLOCK..][..out.len()];
-                    vectorized(|| add_scaled(out, 1.0, lane));
+                    vectorized(
+                        #[inline(always)]
+                        || add_scaled(out, 1.0, lane),
+                    );
                 }
             });
         });

@@ -108,7 +108,10 @@ pub fn backward(
         linear::backward_weight(&mut gradient.outer, rows, activated, d_linear);
         let product = MatrixMut::new(d_hidden, rows, f);
         multiply(product, Into::Assign, 1.0, Matrix::new(d_linear, rows, d), ffn.outer.matrix());
-        vectorized(|| d_hidden.iter_mut().zip(&*slope).for_each(|(d, &s)| *d *= s));
+        vectorized(
+            #[inline(always)]
+            || d_hidden.iter_mut().zip(&*slope).for_each(|(d, &s)| *d *= s),
+        );
         linear::backward_weight(&mut gradient.inner, rows, input, d_hidden);
         linear::backward_input(&ffn.inner, rows, d_hidden, Into::Add, d_input);
     }
@@ -122,11 +125,14 @@ struct Values<'a> {
 impl ActivationLoop for Values<'_> {
     #[inline(always)]
     fn run(self, f: impl Fn(f32) -> ValueSlope) {
-        vectorized(|| {
-            for (value, &u) in self.activated.iter_mut().zip(self.hidden) {
-                *value = f(u).value;
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (value, &u) in self.activated.iter_mut().zip(self.hidden) {
+                    *value = f(u).value;
+                }
+            },
+        );
     }
 }
 
@@ -139,12 +145,17 @@ struct ValuesAndSlopes<'a> {
 impl ActivationLoop for ValuesAndSlopes<'_> {
     #[inline(always)]
     fn run(self, f: impl Fn(f32) -> ValueSlope) {
-        vectorized(|| {
-            for ((value, slope), &u) in self.activated.iter_mut().zip(self.slope).zip(self.hidden) {
-                let point = f(u);
-                *value = point.value;
-                *slope = point.slope;
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((value, slope), &u) in
+                    self.activated.iter_mut().zip(self.slope).zip(self.hidden)
+                {
+                    let point = f(u);
+                    *value = point.value;
+                    *slope = point.slope;
+                }
+            },
+        );
     }
 }

@@ -19,15 +19,18 @@ pub fn forward(
 ) {
     let d = dense.outputs();
     linear::forward(dense, rstd.len(), input, hidden);
-    vectorized(|| {
-        let rows = hidden.chunks_exact(d).zip(normalized.chunks_exact_mut(d));
-        for ((row, out), rstd) in rows.zip(output.chunks_exact_mut(d)).zip(rstd) {
-            for (z, &u) in row.1.iter_mut().zip(row.0) {
-                *z = gelu(u).value;
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = hidden.chunks_exact(d).zip(normalized.chunks_exact_mut(d));
+            for ((row, out), rstd) in rows.zip(output.chunks_exact_mut(d)).zip(rstd) {
+                for (z, &u) in row.1.iter_mut().zip(row.0) {
+                    *z = gelu(u).value;
+                }
+                *rstd = layernorm::forward_row(norm, row.1, out);
             }
-            *rstd = layernorm::forward_row(norm, row.1, out);
-        }
-    });
+        },
+    );
 }
 
 /// Replaces the gradient of the output by the gradient of the linear map's output, writes `d_input [P, D]`
@@ -46,15 +49,20 @@ pub fn backward(
     d_input: &mut [f32],
 ) {
     let d = dense.outputs();
-    vectorized(|| {
-        let rows = d_output.chunks_exact_mut(d).zip(hidden.chunks_exact(d));
-        for (((dy, hidden), normalized), &rstd) in rows.zip(normalized.chunks_exact(d)).zip(rstd) {
-            layernorm::backward_row(norm, d_norm, normalized, rstd, dy);
-            for (dy, &u) in dy.iter_mut().zip(hidden) {
-                *dy *= gelu(u).slope;
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = d_output.chunks_exact_mut(d).zip(hidden.chunks_exact(d));
+            for (((dy, hidden), normalized), &rstd) in
+                rows.zip(normalized.chunks_exact(d)).zip(rstd)
+            {
+                layernorm::backward_row(norm, d_norm, normalized, rstd, dy);
+                for (dy, &u) in dy.iter_mut().zip(hidden) {
+                    *dy *= gelu(u).slope;
+                }
             }
-        }
-    });
+        },
+    );
     linear::backward_weight(d_dense, rstd.len(), input, d_output);
     linear::backward_input(dense, rstd.len(), d_output, Into::Assign, d_input);
 }

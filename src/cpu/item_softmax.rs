@@ -151,16 +151,19 @@ pub fn exponentials(
     let h = Matrix::new(&problem.rows[rows.start * d..rows.end * d], rows.len(), d);
     let product = MatrixMut::new(tile, rows.len(), items.len());
     multiply(product, Into::Assign, 1.0, h, problem.table_block(&items).t());
-    vectorized(|| {
-        for ((row, top), total) in tile.chunks_exact_mut(items.len()).zip(maxima).zip(sums) {
-            add_scaled(row, 1.0, bias);
-            *top = max(row);
-            for x in row.iter_mut() {
-                *x = exp(*x - *top);
+    vectorized(
+        #[inline(always)]
+        || {
+            for ((row, top), total) in tile.chunks_exact_mut(items.len()).zip(maxima).zip(sums) {
+                add_scaled(row, 1.0, bias);
+                *top = max(row);
+                for x in row.iter_mut() {
+                    *x = exp(*x - *top);
+                }
+                *total = super::vector::sum(row);
             }
-            *total = super::vector::sum(row);
-        }
-    });
+        },
+    );
 }
 
 /// From the row maxima and sums of one row block's tiles: turns the maxima into factors
@@ -214,12 +217,15 @@ pub fn item_gradient(
         let tile = &tile[..rows.len() * count];
         weighted.clear();
         weighted.extend_from_slice(&problem.rows[rows.start * d..rows.end * d]);
-        vectorized(|| {
-            for (row, (h, &factor)) in weighted.chunks_exact_mut(d).zip(factors).enumerate() {
-                h.iter_mut().for_each(|x| *x *= factor);
-                add_scaled(d_bias, factor, &tile[row * count..][..count]);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (row, (h, &factor)) in weighted.chunks_exact_mut(d).zip(factors).enumerate() {
+                    h.iter_mut().for_each(|x| *x *= factor);
+                    add_scaled(d_bias, factor, &tile[row * count..][..count]);
+                }
+            },
+        );
         let into = if row_block == 0 { into } else { Into::Add };
         let product = MatrixMut::new(d_table, count, d);
         let tile = Matrix::new(tile, rows.len(), count).t();
@@ -238,18 +244,21 @@ pub fn subtract_targets(
     let d = problem.width();
     let first = segments.keys.partition_point(|&key| (key as usize) < items.start + 1);
     let last = segments.keys.partition_point(|&key| (key as usize) < items.end + 1);
-    vectorized(|| {
-        for key in first..last {
-            let item = segments.keys[key] as usize - 1 - items.start;
-            for &row in &segments.indices
-                [segments.offsets[key] as usize..segments.offsets[key + 1] as usize]
-            {
-                let h = &problem.rows[row as usize * d..][..d];
-                add_scaled(&mut d_table[item * d..][..d], -problem.weight(), h);
-                d_bias[item] -= problem.weight();
+    vectorized(
+        #[inline(always)]
+        || {
+            for key in first..last {
+                let item = segments.keys[key] as usize - 1 - items.start;
+                for &row in &segments.indices
+                    [segments.offsets[key] as usize..segments.offsets[key + 1] as usize]
+                {
+                    let h = &problem.rows[row as usize * d..][..d];
+                    add_scaled(&mut d_table[item * d..][..d], -problem.weight(), h);
+                    d_bias[item] -= problem.weight();
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Writes one row block's gradient `d_rows [rows, D]`. `product` is scratch.
@@ -263,27 +272,33 @@ pub fn row_gradient(
     let d = problem.width();
     let rows = chunk.block_rows(row_block);
     product.resize(rows.len() * d, 0.0);
-    vectorized(|| {
-        for (out, row) in d_rows.chunks_exact_mut(d).zip(rows.clone()) {
-            let target = problem.targets[row] as usize - 1;
-            for (x, &e) in out.iter_mut().zip(&problem.table[target * d..][..d]) {
-                *x = -problem.weight() * e;
+    vectorized(
+        #[inline(always)]
+        || {
+            for (out, row) in d_rows.chunks_exact_mut(d).zip(rows.clone()) {
+                let target = problem.targets[row] as usize - 1;
+                for (x, &e) in out.iter_mut().zip(&problem.table[target * d..][..d]) {
+                    *x = -problem.weight() * e;
+                }
             }
-        }
-    });
+        },
+    );
     for item_block in 0..chunk.tiling.item_blocks() {
         let items = chunk.tiling.block_items(item_block);
         let (tile, factors) = chunk.tile(row_block, item_block);
         let tile = Matrix::new(&tile[..rows.len() * items.len()], rows.len(), items.len());
         let out = MatrixMut::new(product, rows.len(), d);
         multiply(out, Into::Assign, 1.0, tile, problem.table_block(&items));
-        vectorized(|| {
-            for ((out, product), &factor) in
-                d_rows.chunks_exact_mut(d).zip(product.chunks_exact(d)).zip(factors)
-            {
-                add_scaled(out, factor, product);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((out, product), &factor) in
+                    d_rows.chunks_exact_mut(d).zip(product.chunks_exact(d)).zip(factors)
+                {
+                    add_scaled(out, factor, product);
+                }
+            },
+        );
     }
 }
 

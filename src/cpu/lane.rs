@@ -48,11 +48,14 @@ impl Rows<'_> {
 
     /// Adds `source`, one row for each of these, to their rows of `target [T, D]`.
     pub fn scatter_add(&self, source: &[f32], d: usize, target: &mut [f32]) {
-        vectorized(|| {
-            for (index, source) in source.chunks_exact(d).enumerate() {
-                add_scaled(&mut target[self.token(index) * d..][..d], 1.0, source);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (index, source) in source.chunks_exact(d).enumerate() {
+                    add_scaled(&mut target[self.token(index) * d..][..d], 1.0, source);
+                }
+            },
+        );
     }
 
     /// Token of row `index`.

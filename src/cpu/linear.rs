@@ -71,9 +71,12 @@ pub fn backward_weight(
     let d_output_t = Matrix::new(d_output, rows, outputs).t();
     let d_weight = MatrixMut::new(gradient.weight, outputs, inputs);
     multiply(d_weight, Into::Add, 1.0, d_output_t, Matrix::new(input, rows, inputs));
-    vectorized(|| {
-        for row in d_output[..rows * outputs].chunks_exact(outputs) {
-            add_scaled(gradient.bias, 1.0, row);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            for row in d_output[..rows * outputs].chunks_exact(outputs) {
+                add_scaled(gradient.bias, 1.0, row);
+            }
+        },
+    );
 }

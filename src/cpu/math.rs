@@ -15,7 +15,8 @@ const ROUNDER: f32 = 12_582_912.0;
 pub fn exp(x: f32) -> f32 {
     let clamped = if x < -87.3 { -87.3 } else { x };
     let clamped = if clamped > 88.3 { 88.3 } else { clamped };
-    let n = (clamped * LOG2_E + ROUNDER) - ROUNDER;
+    let shifted = clamped * LOG2_E + ROUNDER;
+    let n = shifted - ROUNDER;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
     // Minimax polynomial of e^r on |r| <= ln 2 / 2 (Cephes' coefficients).
     let mut p = 1.987_569_1e-4;
@@ -25,8 +26,8 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 0.166_666_65;
     p = p * r + 0.5;
     let mantissa = p * r * r + r + 1.0;
-    // 2^n by its exponent bits; n + 127 lies in 1..=254.
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    // 2^n by its exponent bits: the low bits of `shifted` are n, and n + 127 lies in 1..=254.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     mantissa * scale
 }
 

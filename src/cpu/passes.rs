@@ -71,12 +71,15 @@ fn norm_rows(
     let saved = saved(kept, input.len() / d, d);
     let output = sized(output, input.len());
     saved.normalized.copy_from_slice(input);
-    vectorized(|| {
-        let rows = saved.normalized.chunks_exact_mut(d).zip(output.chunks_exact_mut(d));
-        for ((z, out), rstd) in rows.zip(saved.rstd) {
-            *rstd = layernorm::forward_row(norm, z, out);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = saved.normalized.chunks_exact_mut(d).zip(output.chunks_exact_mut(d));
+            for ((z, out), rstd) in rows.zip(saved.rstd) {
+                *rstd = layernorm::forward_row(norm, z, out);
+            }
+        },
+    );
 }
 
 /// Replaces the gradient of a norm's output by the gradient of its input.
@@ -87,12 +90,15 @@ fn norm_rows_backward(
     dy: &mut [f32],
 ) {
     let d = norm.weight.len();
-    vectorized(|| {
-        let rows = dy.chunks_exact_mut(d).zip(kept.normalized.chunks_exact(d));
-        for ((dy, normalized), &rstd) in rows.zip(&kept.rstd) {
-            layernorm::backward_row(norm, d_norm, normalized, rstd, dy);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = dy.chunks_exact_mut(d).zip(kept.normalized.chunks_exact(d));
+            for ((dy, normalized), &rstd) in rows.zip(&kept.rstd) {
+                layernorm::backward_row(norm, d_norm, normalized, rstd, dy);
+            }
+        },
+    );
 }
 
 impl Operations for Lane<'_> {
@@ -282,7 +288,10 @@ impl Operations for Lane<'_> {
         );
         if view.pre_norm() {
             norm_rows_backward(&view.norm(norm), &kept.ffn_norm, &mut d_norm, &mut normed);
-            vectorized(|| add_scaled(middle, 1.0, &normed));
+            vectorized(
+                #[inline(always)]
+                || add_scaled(middle, 1.0, &normed),
+            );
         }
         self.scratch.ffn = scratch;
         self.scratch.linear = linear;

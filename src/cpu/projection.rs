@@ -33,20 +33,23 @@ impl Tail<'_> {
     /// In place on the linear map's output: dropout, plus the residual, then the norm.
     pub fn forward(&self, d: usize, residual: Residual, saved: NormSaved, output: &mut [f32]) {
         let mut halves = Vec::new();
-        vectorized(|| {
-            for (index, out) in output.chunks_exact_mut(d).enumerate() {
-                let token = self.rows.token(index);
-                if let Some(dropout) = &self.dropout {
-                    dropout.apply(self.first_token + token, out, &mut halves);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (index, out) in output.chunks_exact_mut(d).enumerate() {
+                    let token = self.rows.token(index);
+                    if let Some(dropout) = &self.dropout {
+                        dropout.apply(self.first_token + token, out, &mut halves);
+                    }
+                    add_scaled(out, 1.0, residual.row(index, token, d));
+                    if let Some(norm) = &self.norm {
+                        let normalized = &mut saved.normalized[index * d..][..d];
+                        normalized.copy_from_slice(out);
+                        saved.rstd[index] = layernorm::forward_row(norm, normalized, out);
+                    }
                 }
-                add_scaled(out, 1.0, residual.row(index, token, d));
-                if let Some(norm) = &self.norm {
-                    let normalized = &mut saved.normalized[index * d..][..d];
-                    normalized.copy_from_slice(out);
-                    saved.rstd[index] = layernorm::forward_row(norm, normalized, out);
-                }
-            }
-        });
+            },
+        );
     }
 
     /// From the gradient of the output `[Tq, D]`: replaces it by the gradient of the residual sum and
@@ -61,19 +64,22 @@ impl Tail<'_> {
         d_linear: &mut [f32],
     ) {
         let mut halves = Vec::new();
-        vectorized(|| {
-            let rows = d_output.chunks_exact_mut(d).zip(d_linear.chunks_exact_mut(d));
-            for (index, (dy, dl)) in rows.enumerate() {
-                if let Some(norm) = &self.norm {
-                    let normalized = &normalized[index * d..][..d];
-                    layernorm::backward_row(norm, d_norm, normalized, rstd[index], dy);
+        vectorized(
+            #[inline(always)]
+            || {
+                let rows = d_output.chunks_exact_mut(d).zip(d_linear.chunks_exact_mut(d));
+                for (index, (dy, dl)) in rows.enumerate() {
+                    if let Some(norm) = &self.norm {
+                        let normalized = &normalized[index * d..][..d];
+                        layernorm::backward_row(norm, d_norm, normalized, rstd[index], dy);
+                    }
+                    dl.copy_from_slice(dy);
+                    if let Some(dropout) = &self.dropout {
+                        dropout.apply(self.first_token + self.rows.token(index), dl, &mut halves);
+                    }
                 }
-                dl.copy_from_slice(dy);
-                if let Some(dropout) = &self.dropout {
-                    dropout.apply(self.first_token + self.rows.token(index), dl, &mut halves);
-                }
-            }
-        });
+            },
+        );
     }
 }
 

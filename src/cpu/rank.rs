@@ -36,7 +36,10 @@ pub fn rank(scores: &[f32], target: u32, seen: &[u32]) -> u32 {
         return u32::MAX;
     }
     let bar = scores[target as usize - 1];
-    let below: u32 = vectorized(|| scores.iter().map(|&score| u32::from(score < bar)).sum());
+    let below: u32 = vectorized(
+        #[inline(always)]
+        || scores.iter().map(|&score| u32::from(score < bar)).sum(),
+    );
     let seen_not_below = seen
         .iter()
         .filter(|&&item| !matches!(scores[item as usize - 1].partial_cmp(&bar), Some(Less)));

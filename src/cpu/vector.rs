@@ -9,7 +9,8 @@ static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 pub const LANES: usize = 16;
 
 /// Calls `f` in a context where the compiler may use AVX-512 or AVX2, as detected at run time, or the
-/// target's baseline. Only what is inlined into `f` profits.
+/// target's baseline. Only what is inlined into `f` profits, and `f` itself must be inlined: write
+/// `vectorized(#[inline(always)] || ...)`.
 #[inline(always)]
 pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
@@ -88,9 +89,27 @@ mod tests {
     fn reductions_take_every_element() {
         for n in [0usize, 1, 15, 16, 17, 40] {
             let a: Vec<f32> = (1..=n).map(|i| i as f32).collect();
-            assert_eq!(vectorized(|| sum(&a)), (n * (n + 1) / 2) as f32);
-            assert_eq!(vectorized(|| dot(&a, &a)), a.iter().map(|x| x * x).sum::<f32>());
-            assert_eq!(vectorized(|| max(&a)), if n == 0 { f32::NEG_INFINITY } else { n as f32 });
+            assert_eq!(
+                vectorized(
+                    #[inline(always)]
+                    || sum(&a)
+                ),
+                (n * (n + 1) / 2) as f32
+            );
+            assert_eq!(
+                vectorized(
+                    #[inline(always)]
+                    || dot(&a, &a)
+                ),
+                a.iter().map(|x| x * x).sum::<f32>()
+            );
+            assert_eq!(
+                vectorized(
+                    #[inline(always)]
+                    || max(&a)
+                ),
+                if n == 0 { f32::NEG_INFINITY } else { n as f32 }
+            );
         }
     }
 }
