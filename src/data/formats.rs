@@ -54,11 +54,11 @@ impl Delimited<'_> {
         let mut header_read = false;
         let mut rows: Option<Rows> = None;
         loop {
-            let line = reader.position().line();
+            let before = reader.position().line();
             match reader.read_byte_record(&mut record) {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(error) => return Err(self.read_error(line, error)),
+                Err(error) => return Err(self.read_error(before, error)),
             }
             let start = reader.position().byte();
             reader.get_mut().record_starts_at(start);
@@ -77,9 +77,9 @@ impl Delimited<'_> {
                     opened
                 }
             };
-            // The record ends on the line before the one the reader has reached.
+            // The record ends on the line before the one the reader has reached, unless a quote stayed open.
             let line = reader.position().line().saturating_sub(1 + line_feeds(&record));
-            rows.push(self, line, &record)?;
+            rows.push(self, line.max(before), &record)?;
         }
         let sha256 = reader.into_inner().sha256();
         let builder = match rows {
@@ -195,7 +195,7 @@ impl Rows {
             path: parser.path.to_path_buf(),
             line: Some(line),
             column: (has < wants).then(|| self.names.get(has).cloned()).flatten(),
-            problem: format!("the line has {has} fields, {expected}"),
+            problem: format!("the line has {}, {expected}", counted(has)),
             remedy,
         }
     }
@@ -204,6 +204,10 @@ impl Rows {
 /// Names of the columns of a file without header.
 fn positions(record: &ByteRecord) -> Vec<String> {
     (1..=record.len().max(4)).map(|column| column.to_string()).collect()
+}
+
+fn counted(fields: usize) -> String {
+    format!("{fields} field{}", if fields == 1 { "" } else { "s" })
 }
 
 fn line_feeds(record: &ByteRecord) -> u64 {
@@ -276,7 +280,8 @@ impl Lines<'_> {
             start = end + 2;
         }
         if count != 4 {
-            let problem = format!("the line has {count} fields, `user::item::rating::time` has 4");
+            let problem =
+                format!("the line has {}, `user::item::rating::time` has 4", counted(count));
             return Err(self.fault(number, problem, "complete the line, or set format"));
         }
         let [user, item, rating, time] = fields;
@@ -300,10 +305,9 @@ impl Lines<'_> {
                 None,
                 None,
             ),
-            (_, second, _) => {
+            _ => {
                 let count = words(line).count();
-                let plural = if second.is_none() { "" } else { "s" };
-                let problem = format!("the line has {count} field{plural}, `user item` has 2");
+                let problem = format!("the line has {}, `user item` has 2", counted(count));
                 let remedy = "write one user and one item on every line, or set format to `sequences` if \
                               a line is a user followed by all its items";
                 Err(self.fault(number, problem, remedy))

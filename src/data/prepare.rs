@@ -111,10 +111,7 @@ fn finish(
     let mut sequences = Sequences::default();
     reserve(&mut sequences.offsets, users.old.len() + 1)?;
     reserve(&mut sequences.items, kept)?;
-    let mut times = match &table.time {
-        Some(_) => Some(Vec::new()),
-        None => None,
-    };
+    let mut times = table.time.as_ref().map(|_| Vec::new());
     if let Some(times) = &mut times {
         reserve(times, kept)?;
     }

@@ -62,7 +62,7 @@ fn guess(
     if name.ends_with(".inter") || header.iter().all(|name| split_type(name).1.is_some()) {
         return Ok(DataFormat::Inter);
     }
-    if memchr::memmem::find_iter(first, b"::").count() == 3 {
+    if lines.iter().any(|line| memchr::memmem::find_iter(line, b"::").count() == 3) {
         return Ok(DataFormat::RatingsDat);
     }
     let is_named = |name: &str, aliases: &[&str]| {
@@ -92,17 +92,20 @@ fn looks_like_header(rows: &[Vec<&[u8]>]) -> bool {
         })
 }
 
-/// Tells files of bare ids, separated by spaces or tabs, apart.
+/// Tells files of bare ids, separated by spaces or tabs, apart. Most lines decide, so that a damaged one is
+/// an error of the format rather than a line of another.
 fn guess_without_header(path: &Path, rows: &[Vec<&[u8]>]) -> Result<DataFormat> {
-    let width = rows.iter().map(|row| row.len()).max().unwrap_or(0);
-    let uniform = rows.iter().all(|row| row.len() == width);
+    let mut widths: Vec<usize> = rows.iter().map(Vec::len).collect();
+    widths.sort_unstable();
+    let width = widths.get(widths.len() / 2).copied().unwrap_or(0);
+    let usual: Vec<_> = rows.iter().filter(|row| row.len() == width).collect();
+    let mostly = 2 * usual.len() > rows.len();
     let last_within = |low: f64, high: f64| {
-        rows.iter().all(|row| {
-            row.last().and_then(|field| parse_number(field)).is_some_and(|x| x >= low && x <= high)
-        })
+        let mut last = usual.iter().filter_map(|row| row.last());
+        last.all(|field| parse_number(field).is_some_and(|x| x >= low && x <= high))
     };
-    let looks_timed = uniform && width >= 3 && last_within(EARLIEST_TIME, f64::MAX);
-    let looks_rated = uniform && width == 3 && rows.len() >= 8 && last_within(0.0, 10.0);
+    let looks_timed = mostly && width >= 3 && last_within(EARLIEST_TIME, f64::MAX);
+    let looks_rated = mostly && width == 3 && usual.len() >= 8 && last_within(0.0, 10.0);
     match width {
         4 if looks_timed => Ok(DataFormat::UData),
         _ if looks_timed || looks_rated => Err(Error::Input {
@@ -118,9 +121,17 @@ fn guess_without_header(path: &Path, rows: &[Vec<&[u8]>]) -> Result<DataFormat> 
                      but the first are items, set format to `sequences`"
                     .to_string(),
         }),
-        2 if uniform => Ok(DataFormat::Pairs),
+        2 if usual.len() == rows.len() => Ok(DataFormat::Pairs),
+        2 if 4 * usual.len() > 3 * rows.len() && users_repeat(rows) => Ok(DataFormat::Pairs),
         _ => Ok(DataFormat::Sequences),
     }
+}
+
+/// Whether a user has several lines, as in files of pairs and hardly in files of sequences.
+fn users_repeat(rows: &[Vec<&[u8]>]) -> bool {
+    let mut users: Vec<&[u8]> = rows.iter().filter_map(|row| row.first().copied()).collect();
+    users.sort_unstable();
+    users.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 /// Finds the wanted columns in a header; remarks about columns that are not there go to `notes`.

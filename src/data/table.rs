@@ -10,6 +10,8 @@ use super::Vocabulary;
 use crate::config::Interval;
 use crate::{Error, Result, memory};
 
+/// Asking the system takes longer than allocating this much, in bytes.
+const UNCHECKED: u128 = 16 << 20;
 const MEMORY_REMEDY: &str = "close other programs, or give a file with fewer interactions";
 
 /// All interactions of a file, column by column.
@@ -187,8 +189,16 @@ pub(super) fn parse_number(field: &[u8]) -> Option<f64> {
 struct Interner {
     strings: Vocabulary,
     index: Index,
+    /// Number of the id that reads as this integer: one access to memory where the index takes four, and
+    /// most files have such ids.
+    integers: Vec<u32>,
     last: usize,
 }
+
+/// No number yet.
+const NONE: u32 = u32::MAX;
+/// Ids that are larger integers go the ordinary way.
+const MAX_INTEGER: usize = 4 << 20;
 
 impl Interner {
     /// The number of `id`, new or known; `None` if it is not UTF-8.
@@ -197,24 +207,51 @@ impl Interner {
         if self.last < self.strings.len() && self.strings.get(self.last).as_bytes() == id {
             return Ok(Some(self.last as u32));
         }
-        let number = match self.index.find(&self.strings, id) {
-            Ok(number) => number,
-            Err(free) => {
-                // Known ids were checked when they came in first.
-                let Ok(id) = std::str::from_utf8(id) else { return Ok(None) };
-                // The two top numbers are kept free: `V + 1` is the mask.
-                if self.strings.len() >= u32::MAX as usize - 2 {
-                    return Err(too_much(u128::from(u64::MAX)));
+        let number = match small_integer(id) {
+            Some(integer) => self.intern_integer(integer, id)?,
+            None => match self.index.find(&self.strings, id) {
+                Ok(number) => Some(number),
+                Err(free) => {
+                    let number = self.add(id)?;
+                    number.map(|number| self.index.insert(free, number)).transpose()?;
+                    number
                 }
-                let number = self.strings.len() as u32;
-                self.strings.try_push(id)?;
-                self.index.insert(free, number)?;
-                number
-            }
+            },
         };
-        self.last = number as usize;
-        Ok(Some(number))
+        self.last = number.map_or(self.last, |number| number as usize);
+        Ok(number)
     }
+
+    fn intern_integer(&mut self, integer: usize, id: &[u8]) -> Result<Option<u32>> {
+        if self.integers.len() <= integer {
+            self.integers.resize((integer + 1).next_power_of_two(), NONE);
+        }
+        if self.integers[integer] == NONE {
+            self.integers[integer] = self.add(id)?.unwrap_or(NONE);
+        }
+        Ok(Some(self.integers[integer]))
+    }
+
+    /// Gives a new id its number; `None` if it is not UTF-8. Known ids passed here when they came in first.
+    fn add(&mut self, id: &[u8]) -> Result<Option<u32>> {
+        let Ok(id) = std::str::from_utf8(id) else { return Ok(None) };
+        // The top numbers are kept free: `V + 1` is the mask, and the last stands for none.
+        if self.strings.len() >= u32::MAX as usize - 2 {
+            return Err(too_much(u128::from(u64::MAX)));
+        }
+        self.strings.try_push(id)?;
+        Ok(Some(self.strings.len() as u32 - 1))
+    }
+}
+
+/// The integer that is written exactly like this, below [`MAX_INTEGER`]; `007` is not 7.
+fn small_integer(id: &[u8]) -> Option<usize> {
+    let canonical = !id.is_empty() && id.len() <= 7 && (id[0] != b'0' || id.len() == 1);
+    if !canonical || !id.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let integer = id.iter().fold(0, |sum, digit| 10 * sum + usize::from(digit - b'0'));
+    (integer < MAX_INTEGER).then_some(integer)
 }
 
 /// Where to find a string in a [`Vocabulary`]: number by hash, the strings themselves kept elsewhere.
@@ -247,7 +284,7 @@ impl Index {
         if self.numbers.len() == self.numbers.capacity() {
             // The new table has twice the size, and the old one lives until all is moved.
             let needed = 2 * (self.numbers.capacity().max(1024)) * (size_of::<(u64, u32)>() + 1);
-            memory::require("the table of ids", needed as u128, MEMORY_REMEDY)?;
+            require("the table of ids", needed as u128)?;
             self.numbers.try_reserve(1).map_err(|_| too_much(needed as u128))?;
         }
         self.numbers.insert(slot, number);
@@ -285,12 +322,12 @@ pub(super) fn reserve_text(text: &mut String, additional: usize) -> Result<()> {
 /// How many elements to grow by, if the machine has the memory.
 fn grant(length: usize, additional: usize, size: usize) -> Result<usize> {
     let additional = additional.max(length / 2).max(4096);
-    memory::require(
-        "the interactions",
-        (length + additional) as u128 * size as u128,
-        MEMORY_REMEDY,
-    )?;
+    require("the interactions", (length + additional) as u128 * size as u128)?;
     Ok(additional)
+}
+
+fn require(what: &str, needed: u128) -> Result<()> {
+    if needed < UNCHECKED { Ok(()) } else { memory::require(what, needed, MEMORY_REMEDY) }
 }
 
 fn too_much(needed: u128) -> Error {
@@ -326,6 +363,20 @@ mod tests {
             assert_eq!(parse_number(text), want, "{}", String::from_utf8_lossy(text));
         }
         assert!(parse_number(b"-0").is_some_and(f64::is_sign_positive));
+    }
+
+    #[test]
+    fn integers_and_other_ids_have_one_numbering() {
+        let mut interner = Interner::default();
+        let ids =
+            ["7", "007", "0", "00", "x", "4194303", "4194304", "99999999", "+7", "7 ", "", "-1"];
+        for _ in 0..2 {
+            for (number, id) in ids.iter().enumerate() {
+                assert_eq!(interner.intern(id.as_bytes()).unwrap(), Some(number as u32), "{id}");
+            }
+        }
+        assert_eq!(interner.intern(b"\xff").unwrap(), None);
+        assert_eq!(interner.strings.iter().collect::<Vec<_>>(), ids);
     }
 
     #[test]

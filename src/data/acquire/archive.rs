@@ -20,7 +20,7 @@ pub(super) fn take(source: &Source, archive: &Path, places: &Places) -> Result<P
         return Err(place(format!("its MD5 is {md5}, not {}", source.archive_md5)));
     }
     let target = places.cache_folder(source)?.join(source.member);
-    unpack(file, &format!("{}/{}", source.name, source.member), &target).map_err(place)?;
+    unpack(&file, &format!("{}/{}", source.name, source.member), &target).map_err(place)?;
     Ok(target)
 }
 
@@ -38,14 +38,14 @@ pub(super) fn md5_of(file: &mut File) -> io::Result<String> {
 }
 
 /// Writes the archive's `member` to `target` by way of a temporary file, so that `target` is never partial.
-pub(super) fn unpack(file: File, member: &str, target: &Path) -> Result<(), String> {
+pub(super) fn unpack(file: &File, member: &str, target: &Path) -> Result<(), String> {
     let mut archive = ZipArchive::new(file).map_err(|error| format!("no zip archive: {error}"))?;
     let mut entry =
         archive.by_name(member).map_err(|error| format!("`{member}` inside: {error}"))?;
     let size = entry.size();
     let folder = target.parent().unwrap_or(Path::new("."));
     let mut write = || -> io::Result<()> {
-        let mut temporary = NamedTempFile::new_in(folder)?;
+        let mut temporary = temporary_in(folder)?;
         // The stated size bounds what a damaged entry can write.
         let written = io::copy(&mut entry.by_ref().take(size.saturating_add(1)), &mut temporary)?;
         if written != size {
@@ -56,4 +56,15 @@ pub(super) fn unpack(file: File, member: &str, target: &Path) -> Result<(), Stri
         Ok(())
     };
     write().map_err(|error| format!("unpacking `{member}` to {}: {error}", target.display()))
+}
+
+/// A temporary file that others may read, as the umask allows: caches are shared between users.
+fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
 }

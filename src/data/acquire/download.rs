@@ -34,14 +34,19 @@ pub(super) fn fetch(source: &Source, places: &Places, progress: bool) -> Result<
     }
     announce(source, &url);
     let result = download(source, &url, &part, &mut file, progress)
-        .and_then(|()| unpack(file, &format!("{}/{}", source.name, source.member), &target));
+        .and_then(|()| unpack(&file, &format!("{}/{}", source.name, source.member), &target));
     match result {
         Ok(()) => {
             // The archive is no longer needed; a leftover would only take space.
             let _ = std::fs::remove_file(&part);
             Ok(target)
         }
-        Err(why) => Err(place(why)),
+        Err(why) => {
+            if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                let _ = std::fs::remove_file(&part);
+            }
+            Err(place(why))
+        }
     }
 }
 
@@ -130,7 +135,10 @@ impl<'a> Transfer<'a> {
             fruitless = if have > most { 1 } else { fruitless + 1 };
             most = most.max(have);
             if fruitless >= MAX_FRUITLESS {
-                return Err(format!("{why} ({have} bytes so far, kept for the next try)"));
+                return Err(match have {
+                    0 => why,
+                    _ => format!("{why} ({have} bytes so far are kept for the next try)"),
+                });
             }
             std::thread::sleep(Duration::from_millis(200 * u64::from(fruitless)));
         }

