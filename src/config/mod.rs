@@ -211,6 +211,8 @@ pub struct TrainConfig {
     pub epochs: u32,
     /// `train_batch_size` (interactions) or `train_batch_sequences`.
     pub batch_size: BatchSize,
+    /// `shift_windows`: whether the windows of a long history begin elsewhere in every epoch.
+    pub shift_windows: bool,
     /// `max_steps`: end early after this many optimizer steps.
     pub max_steps: Option<u64>,
     /// `mask_ratio`: chance that a position is masked.
@@ -265,6 +267,7 @@ impl Default for TrainConfig {
             seed: 2020,
             epochs: 300,
             batch_size: BatchSize::Interactions(2048),
+            shift_windows: false,
             max_steps: None,
             mask_ratio: 0.2,
             last_item_ratio: 0.5,
