@@ -1,5 +1,95 @@
 //! From an interaction file to sequences: acquire, parse, filter, number, sort, split.
 
+mod acquire; // known data sets by name: folders, cache, download
+mod core; // k-core and consecutive duplicates, to a common fixed point
+mod formats; // the parsers
+mod lines; // a file as a bounded, hashed stream of text
+mod prepare; // filters, order, numbering
+mod sniff; // which format a file has, and which of its columns are wanted
+mod split; // training, validation, test
+mod statistics; // what was read, dropped and kept
+mod table; // rows as they were read
+
+use std::path::{Path, PathBuf};
+
+use crate::config::DataConfig;
+use crate::{Error, Result};
+
+pub use split::split;
+pub use statistics::{Dropped, Lengths, Statistics};
+
+/// Reads and prepares the data set that `config` names: a known name, a name under `data_path`, or a path.
+///
+/// `progress` draws bars on the terminal while large files are fetched and read.
+pub fn load(config: &DataConfig, progress: bool) -> Result<(Dataset, Statistics)> {
+    if config.rating_interval.is_some() && config.rating_field.is_none() {
+        return Err(Error::config(
+            "val_interval",
+            "there is no rating to judge: RATING_FIELD is null",
+            "set RATING_FIELD to the column that holds ratings, or leave val_interval out",
+        ));
+    }
+    let (name, table) = match acquire::known(&config.dataset) {
+        Some(source) => {
+            let places = acquire::Places::from_environment();
+            (config.dataset.clone(), acquire::obtain(source, &places, config, progress)?)
+        }
+        None => {
+            let path = find(config)?;
+            (short_name(&path), formats::read(&path, config, progress)?)
+        }
+    };
+    prepare::prepare(name, table, config)
+}
+
+/// The user's own file: a path, or RecBole's `<data_path>/<dataset>/<dataset>.inter`.
+fn find(config: &DataConfig) -> Result<PathBuf> {
+    let given = Path::new(&config.dataset);
+    let mut candidates = vec![given.to_path_buf()];
+    if let Some(name) = given.file_name() {
+        // A folder in RecBole's layout, given by itself or under `data_path`.
+        for folder in [Some(given.to_path_buf()), config.data_path.as_ref().map(|d| d.join(given))] {
+            candidates.extend(folder.iter().flat_map(|folder| atomic_files(folder, name.as_ref())));
+        }
+    }
+    // Anything that can be read will do, a pipe as well.
+    if let Some(path) = candidates.iter().find(|path| path.exists() && !path.is_dir()) {
+        return Ok(path.clone());
+    }
+    let looked: Vec<String> =
+        candidates.iter().map(|path| format!("`{}`", path.display())).collect();
+    let close = acquire::names()
+        .filter(|name| strsim::jaro_winkler(name, &config.dataset) > 0.8)
+        .map(|name| format!("did you mean `{name}`? "))
+        .next()
+        .unwrap_or_default();
+    let known = acquire::names().collect::<Vec<_>>().join(", ");
+    Err(Error::config(
+        "dataset",
+        format!(
+            "`{}` is neither a known data set nor a file; looked for {}",
+            config.dataset,
+            looked.join(", ")
+        ),
+        format!("{close}give the path of an interaction file, or one of {known}"),
+    ))
+}
+
+/// RecBole's file in the folder of the data set `name`, plain or compressed.
+fn atomic_files(folder: &Path, name: &Path) -> [PathBuf; 2] {
+    ["inter", "inter.gz"].map(|extension| folder.join(format!("{}.{extension}", name.display())))
+}
+
+/// File name without the extensions of data files.
+fn short_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let mut name = name.as_ref();
+    for extension in [".gz", ".inter", ".csv", ".tsv", ".txt", ".dat", ".data"] {
+        name = name.strip_suffix(extension).filter(|rest| !rest.is_empty()).unwrap_or(name);
+    }
+    name.to_string()
+}
+
 /// A prepared data set: each user's items in time order.
 #[derive(Clone, Debug)]
 pub struct Dataset {
@@ -80,9 +170,42 @@ impl Vocabulary {
         self.ends.push(self.text.len() as u64);
     }
 
+    /// [`Vocabulary::push`] that refuses, instead of aborting, when memory runs out.
+    fn try_push(&mut self, id: &str) -> Result<()> {
+        table::reserve_text(&mut self.text, id.len())?;
+        table::reserve(&mut self.ends, 1)?;
+        self.push(id);
+        Ok(())
+    }
+
+    /// A table from string to number, built now and dropped with the value returned.
+    pub fn index(&self) -> Result<VocabularyIndex<'_>> {
+        let mut index = table::Index::default();
+        for (number, id) in self.iter().enumerate() {
+            if let Err(free) = index.find(self, id.as_bytes()) {
+                index.insert(free, number as u32)?;
+            }
+        }
+        Ok(VocabularyIndex { strings: self, index })
+    }
+
     /// All strings in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.len()).map(|i| self.get(i))
+    }
+}
+
+/// Finds the number of a string in a [`Vocabulary`]; holds no copy of the strings.
+#[derive(Clone, Debug)]
+pub struct VocabularyIndex<'a> {
+    strings: &'a Vocabulary,
+    index: table::Index,
+}
+
+impl VocabularyIndex<'_> {
+    /// The number of `id`, if it is known.
+    pub fn get(&self, id: &str) -> Option<usize> {
+        self.index.find(self.strings, id.as_bytes()).ok().map(|number| number as usize)
     }
 }
 
