@@ -183,9 +183,13 @@ impl Rows {
             "a double quote opened here runs over several lines: close it, or double it if it belongs to an id"
                 .to_string()
         } else if has < wants {
-            format!("complete the line, or set field_separator if fields do not end at `{separator}`")
+            format!(
+                "complete the line, or set field_separator if fields do not end at `{separator}`"
+            )
         } else {
-            format!("put ids that hold a `{separator}` into double quotes (CSV), or set field_separator")
+            format!(
+                "put ids that hold a `{separator}` into double quotes (CSV), or set field_separator"
+            )
         };
         Error::Input {
             path: parser.path.to_path_buf(),

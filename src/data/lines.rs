@@ -44,25 +44,24 @@ impl std::error::Error for Refusal {}
 
 /// Makes the crate's error out of a failed read of `path` in or after line `line`.
 pub(super) fn read_error(path: &Path, line: u64, error: io::Error) -> Error {
-    let (problem, remedy) = if let Some(refusal) =
-        error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>())
-    {
-        (refusal.problem.clone(), refusal.remedy)
-    } else {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => (
-                "the gzip file is cut short: it ends in the middle of its data".to_string(),
-                "copy or download the file again",
-            ),
-            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => (
-                format!("the gzip data is damaged ({error})"),
-                "copy or download the file again; `gzip -t` tells whether it is whole",
-            ),
-            _ => {
-                return Error::Io { action: "read", path: path.to_path_buf(), source: error };
+    let (problem, remedy) =
+        if let Some(refusal) = error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>()) {
+            (refusal.problem.clone(), refusal.remedy)
+        } else {
+            match error.kind() {
+                io::ErrorKind::UnexpectedEof => (
+                    "the gzip file is cut short: it ends in the middle of its data".to_string(),
+                    "copy or download the file again",
+                ),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => (
+                    format!("the gzip data is damaged ({error})"),
+                    "copy or download the file again; `gzip -t` tells whether it is whole",
+                ),
+                _ => {
+                    return Error::Io { action: "read", path: path.to_path_buf(), source: error };
+                }
             }
-        }
-    };
+        };
     Error::Input {
         path: path.to_path_buf(),
         line: Some(line),
@@ -243,8 +242,8 @@ impl Read for Text {
 /// A bar in bytes; drawn only on a terminal.
 pub(super) fn progress_bar(length: u64, verb: &'static str) -> ProgressBar {
     let template = "{msg} {wide_bar} {bytes}/{total_bytes} ({bytes_per_sec}, {eta} left)";
-    let style = ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length).with_style(style).with_message(verb)
 }
 

@@ -48,7 +48,8 @@ fn find(config: &DataConfig) -> Result<PathBuf> {
     let mut candidates = vec![given.to_path_buf()];
     if let Some(name) = given.file_name() {
         // A folder in RecBole's layout, given by itself or under `data_path`.
-        for folder in [Some(given.to_path_buf()), config.data_path.as_ref().map(|d| d.join(given))] {
+        for folder in [Some(given.to_path_buf()), config.data_path.as_ref().map(|d| d.join(given))]
+        {
             candidates.extend(folder.iter().flat_map(|folder| atomic_files(folder, name.as_ref())));
         }
     }

@@ -187,7 +187,10 @@ fn refuse_too_little(statistics: &Statistics) -> Result<()> {
     let (problem, remedy) = if statistics.interactions == 0 {
         ("no interaction is left".to_string(), "loosen the filters")
     } else if statistics.items < 2 {
-        ("there is only 1 item, a model needs 2 at least".to_string(), "give a file with more items")
+        (
+            "there is only 1 item, a model needs 2 at least".to_string(),
+            "give a file with more items",
+        )
     } else if statistics.short_users == statistics.users {
         (
             format!(

@@ -113,9 +113,10 @@ fn guess_without_header(path: &Path, rows: &[Vec<&[u8]>]) -> Result<DataFormat> 
                 "{width} columns without a header, the last of which looks like a {}",
                 if looks_timed { "time" } else { "rating" }
             ),
-            remedy: "put a header line such as `user_id item_id timestamp` on top, or, if all columns \
+            remedy:
+                "put a header line such as `user_id item_id timestamp` on top, or, if all columns \
                      but the first are items, set format to `sequences`"
-                .to_string(),
+                    .to_string(),
         }),
         2 if uniform => Ok(DataFormat::Pairs),
         _ => Ok(DataFormat::Sequences),
@@ -138,13 +139,14 @@ pub(super) fn choose_columns(
     let required = |name: &str, default: &str, key: &str, aliases: &[&str]| {
         find(name, default, key, aliases)?.ok_or_else(|| missing(path, &names, name, key))
     };
-    let optional = |name: &Option<String>, default: &Option<String>, key: &str, aliases: &[&str]| {
-        let Some(name) = name else { return Ok(None) };
-        match find(name, default.as_deref().unwrap_or_default(), key, aliases)? {
-            None if Some(name) != default.as_ref() => Err(missing(path, &names, name, key)),
-            found => Ok(found),
-        }
-    };
+    let optional =
+        |name: &Option<String>, default: &Option<String>, key: &str, aliases: &[&str]| {
+            let Some(name) = name else { return Ok(None) };
+            match find(name, default.as_deref().unwrap_or_default(), key, aliases)? {
+                None if Some(name) != default.as_ref() => Err(missing(path, &names, name, key)),
+                found => Ok(found),
+            }
+        };
     let user = required(&config.user_field, &default.user_field, "USER_ID_FIELD", &USER_ALIASES)?;
     let item = required(&config.item_field, &default.item_field, "ITEM_ID_FIELD", &ITEM_ALIASES)?;
     let rating =
@@ -215,15 +217,12 @@ fn missing(path: &Path, names: &[&str], name: &str, key: &str) -> Error {
 }
 
 /// The header's names, without RecBole's types.
-fn column_names<'a>(
-    path: &Path,
-    header: &'a [String],
-    format: DataFormat,
-) -> Result<Vec<&'a str>> {
+fn column_names<'a>(path: &Path, header: &'a [String], format: DataFormat) -> Result<Vec<&'a str>> {
     if format != DataFormat::Inter {
         return Ok(header.iter().map(String::as_str).collect());
     }
-    let name_of = |field: &'a String| match split_type(field) {
+    let name_of = |field: &'a String| {
+        match split_type(field) {
         (name, Some(_)) => Ok(name),
         (name, None) => Err(Error::Input {
             path: path.to_path_buf(),
@@ -235,6 +234,7 @@ fn column_names<'a>(
                      tabs, or set format to `csv` (any header) or field_separator"
                 .to_string(),
         }),
+    }
     };
     header.iter().map(name_of).collect()
 }

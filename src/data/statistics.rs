@@ -167,7 +167,10 @@ impl fmt::Display for Statistics {
         row("order", if self.timed { "by time" } else { "as in the file" })?;
         if self.short_users > 0 {
             let count = thousands(self.short_users);
-            row("short", &format!("{count} users with fewer than 3 interactions are not evaluated"))?;
+            row(
+                "short",
+                &format!("{count} users with fewer than 3 interactions are not evaluated"),
+            )?;
         }
         for note in &self.notes {
             row("note", note)?;

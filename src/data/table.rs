@@ -285,7 +285,11 @@ pub(super) fn reserve_text(text: &mut String, additional: usize) -> Result<()> {
 /// How many elements to grow by, if the machine has the memory.
 fn grant(length: usize, additional: usize, size: usize) -> Result<usize> {
     let additional = additional.max(length / 2).max(4096);
-    memory::require("the interactions", (length + additional) as u128 * size as u128, MEMORY_REMEDY)?;
+    memory::require(
+        "the interactions",
+        (length + additional) as u128 * size as u128,
+        MEMORY_REMEDY,
+    )?;
     Ok(additional)
 }
 

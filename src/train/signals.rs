@@ -62,3 +62,17 @@ impl Drop for Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_noticed_and_does_not_end_the_process() {
+        let signals = Signals::listen().unwrap();
+        assert!(signals.check().is_ok());
+        low_level::raise(SIGTERM).unwrap();
+        assert_eq!(signals.received(), Some(15));
+        assert_eq!(signals.check().unwrap_err().exit_code(), 143);
+    }
+}

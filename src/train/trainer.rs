@@ -82,7 +82,7 @@ impl<'a> Trainer<'a> {
     /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
     /// intact.
     pub fn train(&mut self) -> Result<()> {
-        while let None = ended_by(self.config, &self.counters, self.steps_per_epoch()) {
+        while ended_by(self.config, &self.counters, self.steps_per_epoch()).is_none() {
             self.steps()?;
             if self.counters.step_in_epoch < self.steps_per_epoch() {
                 // `max_steps` lies within this epoch.

@@ -120,7 +120,8 @@ impl Places {
     /// `B4R_DATA`, `B4R_CACHE` (or the platform's cache folder) and `B4R_GROUPLENS_URL`.
     pub(super) fn from_environment() -> Self {
         let path = |key| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = path("B4R_CACHE").or_else(|| dirs::cache_dir().map(|folder| folder.join("b4r")));
+        let cache =
+            path("B4R_CACHE").or_else(|| dirs::cache_dir().map(|folder| folder.join("b4r")));
         let base_url = std::env::var("B4R_GROUPLENS_URL").unwrap_or_else(|_| GROUPLENS.to_string());
         Places { data: path("B4R_DATA"), cache, base_url, python: "python3".to_string() }
     }
@@ -128,8 +129,9 @@ impl Places {
     fn cache_folder(&self, source: &Source) -> std::result::Result<PathBuf, String> {
         let cache = self.cache.as_ref().ok_or("no cache folder: set B4R_CACHE")?;
         let folder = cache.join(source.name);
-        std::fs::create_dir_all(&folder)
-            .map_err(|error| format!("cannot create {}: {error}; set B4R_CACHE", folder.display()))?;
+        std::fs::create_dir_all(&folder).map_err(|error| {
+            format!("cannot create {}: {error}; set B4R_CACHE", folder.display())
+        })?;
         Ok(folder)
     }
 }
@@ -270,7 +272,12 @@ impl Search<'_> {
         let files = self.source.file_names();
         Error::DatasetUnavailable {
             name: name.to_string(),
-            tried: self.tried.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"),
+            tried: self
+                .tried
+                .iter()
+                .map(|line| format!("  - {line}"))
+                .collect::<Vec<_>>()
+                .join("\n"),
             remedy: format!(
                 "download {}/{name}.zip on a machine that can, put it (or {} out of it) into {folder}, or \
                  set B4R_DATA to a folder that holds {name}/{}; or give the path of another file as dataset",
