@@ -1,6 +1,24 @@
 //! The resolved configuration of a run: plain values, named as RecBole names them where it has a name.
+//!
+//! Files and flags become [`Entry`](resolve::Entry)s ([`yaml`], [`cli`]); the registry ([`keys`]) and the
+//! list of RecBole's other keys ([`foreign`]) say what each means; [`resolve`](mod@resolve) merges them,
+//! [`validate`](mod@validate) checks the outcome and [`explain`](mod@explain) writes it out.
 
-use std::path::PathBuf;
+pub mod cli;
+pub mod explain;
+pub mod foreign;
+pub mod keys;
+pub mod parse;
+pub mod resolve;
+pub mod validate;
+pub mod value;
+pub mod yaml;
+
+use std::path::{Path, PathBuf};
+
+pub use explain::{differences, explain, to_yaml};
+pub use resolve::{CONFIG_FILE, Invocation, Resolved, invocation, read, resolve};
+pub use validate::validate;
 
 /// Everything a run is determined by.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,6 +33,21 @@ pub struct Config {
     pub eval: EvalConfig,
     /// Where and on what the run happens; nothing here changes the result.
     pub run: RunConfig,
+}
+
+impl Config {
+    /// The folder that the run writes into: `run_dir`, or `runs/<dataset>-<seed>`.
+    pub fn run_dir(&self) -> PathBuf {
+        let default = || {
+            let file = Path::new(&self.data.dataset).file_name();
+            let file = file.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let stem = file.strip_suffix(".gz").unwrap_or(&file);
+            let stem = Path::new(stem).file_stem().map(|stem| stem.to_string_lossy());
+            let stem = stem.as_deref().unwrap_or("data");
+            Path::new("runs").join(format!("{stem}-{}", self.train.seed))
+        };
+        self.run.run_dir.clone().unwrap_or_else(default)
+    }
 }
 
 /// Which interactions to read and how to prepare them.
