@@ -51,14 +51,14 @@ pub fn run(config: &Config) -> Result<()> {
             return results.print();
         }
     }
+    // From here on a signal ends the run in order.
+    let signals = Signals::listen()?;
     directory.write_inputs(
         &crate::config::to_yaml(config),
         &prepared.dataset,
         &prepared.sequences,
     )?;
     say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
-    // From here on a signal ends the run in order.
-    let signals = Signals::listen()?;
     let mut trainer = Trainer::new(config, &prepared, &directory, &mut engine, &signals);
     if let Some(restored) = restored {
         trainer.restore(restored)?;

@@ -43,7 +43,7 @@ pub fn restore(
     let note = &checkpoint.note;
     let before = config::parse(&note.config, &path)
         .map_err(|error| checkpoint.problem(format!("its configuration is unusable: {error}")))?;
-    let differences = differences(&before, config);
+    let differences = differences(&before, config, prepared.plan.steps_per_epoch);
     if !differences.is_empty() {
         return Err(Error::Checkpoint {
             path,
@@ -68,16 +68,16 @@ pub fn restore(
     Ok(Some(Restored { state, best, counters }))
 }
 
-/// Keys that decide the result and differ. More epochs only prolong a run, but not where the learning rate
-/// falls towards the last of them: every step so far would have had another rate.
-fn differences(before: &Config, now: &Config) -> Vec<String> {
+/// Keys that decide the result and differ. `epochs` and `max_steps` only say when the run ends, unless the
+/// learning rate falls towards that end: every step so far would have had another rate.
+fn differences(before: &Config, now: &Config, steps_per_epoch: u64) -> Vec<String> {
     let mut found = config::differences(before, now);
-    found.retain(|line| !line.starts_with("epochs:"));
-    let planned = |config: &Config| (config.train.epochs, config.train.max_steps);
+    let planned = |config: &Config| schedule::planned_steps(&config.train, steps_per_epoch);
     if schedule::depends_on_length(&now.train) && planned(before) != planned(now) {
         found.push(format!(
-            "epochs: {} became {}, and with this lr_schedule every step's learning rate with it",
-            before.train.epochs, now.train.epochs
+            "the last step (epochs, max_steps), to which lr_schedule falls: {} became {}",
+            planned(before),
+            planned(now)
         ));
     }
     found
@@ -94,15 +94,17 @@ mod tests {
         let mut now = before.clone();
         now.run.threads = 7;
         now.train.epochs += 5;
-        assert!(differences(&before, &now).is_empty());
+        assert!(differences(&before, &now, 10).is_empty());
         now.train.learning_rate *= 2.0;
-        assert_eq!(differences(&before, &now).len(), 1);
+        assert_eq!(differences(&before, &now, 10).len(), 1);
         let mut before = Config::default();
         before.train.schedule = Schedule::Linear;
         let mut now = before.clone();
-        assert!(differences(&before, &now).is_empty());
+        assert!(differences(&before, &now, 10).is_empty());
         now.train.epochs += 1;
-        let found = differences(&before, &now);
+        let found = differences(&before, &now, 10);
         assert!(found.len() == 1 && found[0].contains("lr_schedule"), "{found:?}");
+        now.train.max_steps = Some(10 * u64::from(before.train.epochs));
+        assert!(differences(&before, &now, 10).is_empty(), "it ends at the same step");
     }
 }

@@ -107,9 +107,13 @@ impl Running {
     /// Waits until `metrics.jsonl` has `count` lines; false when the run ended before.
     pub fn wait_for_lines(&mut self, count: usize) -> bool {
         let log = self.run_dir.join("metrics.jsonl");
-        self.wait_until(|| {
-            fs::read(&log).is_ok_and(|text| text.iter().filter(|&&b| b == b'\n').count() >= count)
-        })
+        self.wait_until(|| lines_in(&log) >= count)
+    }
+
+    /// Waits for a file that may come and go unseen, at most until there are `count` lines.
+    pub fn wait_for_file_or_lines(&mut self, file: &str, count: usize) -> bool {
+        let (path, log) = (self.run_dir.join(file), self.run_dir.join("metrics.jsonl"));
+        self.wait_until(|| path.exists() || lines_in(&log) >= count)
     }
 
     /// Waits until `file` of the run directory is there; false when the run ended before.
@@ -153,6 +157,10 @@ impl Drop for Running {
             let _ = child.wait();
         }
     }
+}
+
+fn lines_in(file: &Path) -> usize {
+    fs::read(file).map_or(0, |text| text.iter().filter(|&&byte| byte == b'\n').count())
 }
 
 /// What equal runs have in common, byte for byte.

@@ -69,7 +69,8 @@ fn a_second_process_in_one_directory() {
 fn a_model_that_no_machine_holds() {
     let sandbox = Sandbox::new();
     let run_dir = sandbox.path("run");
-    for size in ["--hidden_size=1000000000", "--inner_size=1000000000000"] {
+    for size in ["--hidden_size=1000000000", "--inner_size=1000000000000", "--hidden_size=16000000"]
+    {
         assert_fails(&sandbox.run(&run_dir, &[size]), 2, &["remedy"]);
     }
     assert!(!run_dir.exists());

@@ -29,14 +29,14 @@ fn killed_around_evaluations_and_checkpoints() {
     let after_line = |count: usize| move |run: &mut Running| run.wait_for_lines(count);
     // The moment after a line is the window between log, checkpoint and model.
     killed_and_resumed(
-        &["--epochs=12"],
+        &["--epochs=30", "--stopping_step=100"],
         &[
             &after_line(1),
             &after_line(2),
-            &|run| run.wait_for_file("checkpoint/state.safetensors.tmp"),
+            &|run| run.wait_for_file_or_lines("checkpoint/state.safetensors.tmp", 4),
             &after_line(5),
-            &|run| run.wait_for_lines(6) && run.wait_for_file("model.safetensors.tmp"),
-            &after_line(9),
+            &|run| run.wait_for_file_or_lines("model.safetensors.tmp", 9),
+            &after_line(14),
         ],
     );
 }
@@ -51,7 +51,7 @@ fn killed_at_any_time() {
         }
     };
     killed_and_resumed(
-        &["--epochs=16", "--eval_step=3"],
+        &["--epochs=40", "--eval_step=3", "--stopping_step=100"],
         &[&after(0), &after(150), &after(60), &after(90), &after(35), &after(110)],
     );
 }
@@ -82,8 +82,8 @@ fn interrupted_before_the_first_epoch_ends() {
     let reference = sandbox.reference(&settings);
     let run_dir = sandbox.path("run");
     let mut running = sandbox.start(&run_dir, &settings);
-    assert!(running.wait_for_file("histories.safetensors"));
-    std::thread::sleep(Duration::from_millis(100));
+    // By then signals are listened to, and the first step is still ahead.
+    assert!(running.wait_for_file("config.yaml"));
     running.signal("TERM");
     assert_fails(&running.output(), 143, &["saved at step"]);
     assert!(!run_dir.join("metrics.jsonl").exists());
