@@ -75,9 +75,8 @@ pub fn run(config: &Config) -> Result<()> {
 /// What `--explain` can say only after reading the data: its statistics go to stderr, sizes are returned.
 ///
 /// # Errors
-/// Those of [`run`] before its first step.
+/// Those of [`prepare::prepare`].
 pub fn explain(config: &Config) -> Result<String> {
-    rundir::check(config)?;
     let prepared = prepare::prepare(config)?;
     Ok(format!("run directory {}\n{}", rundir::locate(config).display(), prepared.plan))
 }

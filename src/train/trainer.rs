@@ -17,8 +17,9 @@ use super::signals::Signals;
 use super::{files, model_file};
 use crate::batch::loader::prefetch;
 use crate::config::Config;
+use crate::data::EvalRow;
 use crate::eval::{self, Metrics, RankedData};
-use crate::model::engine::{Engine, State, Step};
+use crate::model::engine::{Engine, Step};
 use crate::{Error, Result, config};
 use serde_json::{Map, Value};
 use std::time::Instant;
@@ -112,10 +113,11 @@ impl<'a> Trainer<'a> {
     pub fn test(&mut self) -> Result<[Metrics; 2]> {
         let started = Instant::now();
         if let Some(best) = &self.best {
-            let state = State { parameters: best.clone(), ..self.engine.state() };
+            let mut state = self.engine.state();
+            state.parameters.copy_from_slice(best);
             self.engine.load_state(&state);
         }
-        let ranks = self.ranks(&self.prepared.split.test.clone(), &[true, false])?;
+        let ranks = self.ranks(&self.prepared.split.test, &[true, false])?;
         let eval = &self.config.eval;
         let metrics = |filter: usize| {
             let ranks = ranks.get(filter).map_or(&[][..], Vec::as_slice);
@@ -200,7 +202,7 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let (eval, counters) = (&self.config.eval, &self.counters);
         let epoch = counters.epoch + u32::from(counters.step_in_epoch > 0);
-        let ranks = self.ranks(&self.prepared.split.valid.clone(), &[eval.filter_seen])?;
+        let ranks = self.ranks(&self.prepared.split.valid, &[eval.filter_seen])?;
         let ranks = ranks.first().map_or(&[][..], Vec::as_slice);
         let metrics = Metrics::from_ranks(ranks, &eval.metrics, &eval.topk);
         let key = eval.valid_metric.0.key(eval.valid_metric.1);
@@ -240,7 +242,7 @@ impl<'a> Trainer<'a> {
         Ok(improved)
     }
 
-    fn ranks(&mut self, rows: &[crate::data::EvalRow], filters: &[bool]) -> Result<Vec<Vec<u32>>> {
+    fn ranks(&mut self, rows: &[EvalRow], filters: &[bool]) -> Result<Vec<Vec<u32>>> {
         let data = RankedData {
             sequences: &self.prepared.sequences,
             rows,

@@ -11,7 +11,8 @@ use std::fs;
 fn leaves_a_complete_run_directory() {
     let sandbox = Sandbox::new();
     let run_dir = sandbox.path("deep/er/run");
-    let output = sandbox.finish(&run_dir, &["--epochs=30", "--learning_rate=0.01"]);
+    let output =
+        sandbox.finish(&run_dir, &["--epochs=50", "--hidden_size=32", "--learning_rate=0.003"]);
     let expected = [
         ".lock",
         "checkpoint",
@@ -40,7 +41,7 @@ fn leaves_a_complete_run_directory() {
     }
     // The next item mostly follows from the last: what was learnt must show.
     assert!(results["test_seen_kept"]["hit@10"].as_f64().unwrap() > 0.5, "{text}");
-    let mut model = ModelConfig { hidden_size: 16, inner_size: 32, ..ModelConfig::default() };
+    let mut model = ModelConfig { hidden_size: 32, inner_size: 32, ..ModelConfig::default() };
     model.max_len = 16;
     let table = ParameterTable::new(&model, 50);
     assert_eq!(results["parameters"], table.total);
