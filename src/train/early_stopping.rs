@@ -52,7 +52,7 @@ mod tests {
         let mut stopping = EarlyStopping::default();
         for (i, &value) in values.iter().enumerate() {
             let epoch = i as u32 + 1;
-            stopping.observe(Best { epoch, step: 0, value: value, metrics: Map::new() });
+            stopping.observe(Best { epoch, step: 0, value, metrics: Map::new() });
             if stopping.exhausted(patience) {
                 return (stopping.best.unwrap().epoch, i + 1);
             }

@@ -95,6 +95,25 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_sees_the_old_file_or_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let content = |version: u8| vec![version; 1 << 20];
+        fs::write(&path, content(0)).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for version in 1..20 {
+                    replace(&path, |out| out.write_all(&content(version))).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                let seen = fs::read(&path).unwrap();
+                assert!(seen == content(seen[0]), "a mixture, or only a part");
+            }
+        });
+    }
+
+    #[test]
     fn what_a_killed_run_left_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");

@@ -94,6 +94,21 @@ fn interrupted_before_the_first_epoch_ends() {
 }
 
 #[test]
+fn a_second_signal_does_not_wait_for_the_step() {
+    let sandbox = Sandbox::new();
+    let run_dir = sandbox.path("run");
+    // A step of some seconds.
+    let large = "--hidden_size=256 --inner_size=1024 --n_layers=8 --train_batch_size=100000";
+    let mut running = sandbox.start(&run_dir, &large.split(' ').collect::<Vec<_>>());
+    assert!(running.wait_for_file("config.yaml"));
+    running.signal("INT");
+    std::thread::sleep(Duration::from_millis(50));
+    running.signal("INT");
+    assert_eq!(running.output().status.code(), Some(130));
+    assert!(!run_dir.join("checkpoint/state.safetensors").exists(), "it waited for the step");
+}
+
+#[test]
 fn resuming_nothing_starts_afresh_and_says_so() {
     let sandbox = Sandbox::new();
     let reference = sandbox.reference(&["--epochs=1"]);
