@@ -1,17 +1,27 @@
-//! Ctrl-C and SIGTERM: the first asks the loop to stop at the next step, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first asks the loop to stop at the next step, a second ends the process at once.
 
 use crate::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{self, Handle};
 use signal_hook::{SigId, flag, low_level};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A signal this soon after the first is its echo: `timeout` and job schedulers send one to the process and
+/// another to its group.
+const ECHO: Duration = Duration::from_millis(500);
 
 /// Whether a signal has come. Dropping it gives the signals back to whoever had them.
 #[derive(Debug)]
 pub struct Signals {
     received: Arc<AtomicUsize>,
     registered: Vec<SigId>,
+    watch: Handle,
+    /// `None` once it has been waited for.
+    watcher: Option<JoinHandle<()>>,
 }
 
 impl Signals {
@@ -20,22 +30,20 @@ impl Signals {
     /// # Errors
     /// [`Error::Io`] when the system refuses.
     pub fn listen() -> Result<Self> {
-        let mut signals = Signals { received: Arc::default(), registered: Vec::new() };
-        let again = Arc::new(AtomicBool::new(false));
+        let refused = || Error::io("listen to", Path::new("signals"));
+        let arriving = iterator::Signals::new([SIGINT, SIGTERM]).map_err(refused())?;
+        let watch = arriving.handle();
+        let watcher = std::thread::Builder::new()
+            .name("signals".to_string())
+            .spawn(|| end_at_the_second(arriving))
+            .map_err(refused())?;
+        let (received, registered) = (Arc::default(), Vec::new());
+        let mut signals = Signals { received, registered, watch, watcher: Some(watcher) };
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the shutdown must not see the flag that the same signal raises.
-            let shutdown = flag::register_conditional_shutdown(signal, 128 + signal, again.clone());
-            signals.keep(shutdown)?;
-            signals.keep(flag::register(signal, again.clone()))?;
-            let number = signal as usize;
-            signals.keep(flag::register_usize(signal, signals.received.clone(), number))?;
+            let flag = flag::register_usize(signal, signals.received.clone(), signal as usize);
+            signals.registered.push(flag.map_err(refused())?);
         }
         Ok(signals)
-    }
-
-    fn keep(&mut self, id: std::io::Result<SigId>) -> Result<()> {
-        self.registered.push(id.map_err(Error::io("handle", Path::new("signals")))?);
-        Ok(())
     }
 
     /// Number of the signal that came, if one did.
@@ -55,11 +63,23 @@ impl Signals {
     }
 }
 
+fn end_at_the_second(mut arriving: iterator::Signals) {
+    let mut first: Option<Instant> = None;
+    for signal in arriving.forever() {
+        if first.get_or_insert_with(Instant::now).elapsed() >= ECHO {
+            low_level::exit(128 + signal);
+        }
+    }
+}
+
 impl Drop for Signals {
     fn drop(&mut self) {
         for id in self.registered.drain(..) {
             low_level::unregister(id);
         }
+        self.watch.close();
+        // Its loop has no way to panic, and nothing is left to do if it had.
+        let _ = self.watcher.take().map(JoinHandle::join);
     }
 }
 

@@ -94,6 +94,17 @@ fn interrupted_before_the_first_epoch_ends() {
 }
 
 #[test]
+fn an_echo_of_the_signal_is_no_second_one() {
+    let sandbox = Sandbox::new();
+    let run_dir = sandbox.path("run");
+    let mut running = sandbox.start(&run_dir, &["--epochs=100000", "--stopping_step=100000"]);
+    assert!(running.wait_for_file("config.yaml"));
+    running.signal("TERM");
+    running.signal("TERM");
+    assert_fails(&running.output(), 143, &["saved at step"]);
+}
+
+#[test]
 fn a_second_signal_does_not_wait_for_the_step() {
     let sandbox = Sandbox::new();
     let run_dir = sandbox.path("run");
@@ -102,7 +113,7 @@ fn a_second_signal_does_not_wait_for_the_step() {
     let mut running = sandbox.start(&run_dir, &large.split(' ').collect::<Vec<_>>());
     assert!(running.wait_for_file("config.yaml"));
     running.signal("INT");
-    std::thread::sleep(Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(700));
     running.signal("INT");
     assert_eq!(running.output().status.code(), Some(130));
     assert!(!run_dir.join("checkpoint/state.safetensors").exists(), "it waited for the step");
