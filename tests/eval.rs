@@ -1,7 +1,8 @@
 //! Ranking and metrics against an independent implementation (tests/fixtures/make_metrics.py).
 
 use b4r::batch::Batch;
-use b4r::config::{EvalConfig, Metric, ModelConfig};
+use b4r::config::{EvalConfig, Metric, ModelConfig, TrainConfig};
+use b4r::cpu::CpuEngine;
 use b4r::data::{EvalRow, Sequences};
 use b4r::eval::{FILTERED, Metrics, RankedData, evaluate, ranks};
 use b4r::model::engine::{Engine, State, Step, StepOutcome};
@@ -170,6 +171,26 @@ fn one_pass_gives_both_protocols() {
             expected.ranks.iter().map(|rank| rank.unwrap_or(FILTERED)).collect();
         assert_eq!(found, &expected_ranks);
         assert_expected(&Metrics::from_ranks(found, &Metric::ALL, &fixture.topk), expected);
+    }
+}
+
+/// Both protocols in one pass let the head read one token twice; so an engine may get more rows than tokens.
+#[test]
+fn the_processor_ranks_both_protocols_at_once() {
+    let fixture = Fixture::load();
+    let (sequences, rows) = (fixture.sequences(), fixture.rows());
+    let data = RankedData { sequences: &sequences, rows: &rows, item_count: fixture.items };
+    for max_len in [1, 4] {
+        let model = ModelConfig { max_len, initializer_range: 0.5, ..ModelConfig::default() };
+        let mut engine = CpuEngine::new(&model, &TrainConfig::default(), fixture.items, 2)
+            .expect("little memory");
+        let mut found = |batch_size, filters: &[bool]| {
+            ranks(&mut engine, &data, &model, batch_size, filters, false).expect("ranks")
+        };
+        let both = found(16, &[true, false]);
+        assert_eq!(both[..1], found(1000, &[true]));
+        assert_eq!(both[1..], found(3, &[false]));
+        assert_ne!(both[0], both[1]);
     }
 }
 

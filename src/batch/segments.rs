@@ -12,8 +12,10 @@ pub struct Segments {
     pub indices: Vec<u32>,
 }
 
-/// Widest digit sorted on in one pass: its 2,048 counters stay in the first-level cache.
-const DIGIT_BITS: u32 = 11;
+/// Widest digit sorted on in one pass: its 4,096 counters stay in the first-level cache.
+const MOST_DIGIT_BITS: u32 = 12;
+/// Narrowest: fewer counters than this cost nothing worth saving.
+const LEAST_DIGIT_BITS: u32 = 8;
 
 /// Memory kept from one grouping to the next.
 #[derive(Debug, Default)]
@@ -42,7 +44,9 @@ impl Segments {
         pairs.extend((0u64..).zip(keys).map(|(index, &key)| u64::from(key) << 32 | index));
         sorted.resize(keys.len(), 0);
         let bits = u32::BITS - largest.leading_zeros();
-        let passes = bits.div_ceil(DIGIT_BITS).max(1);
+        // No more counters than four times the keys, since each pass walks through both.
+        let widest = (keys.len().max(1).ilog2() + 2).clamp(LEAST_DIGIT_BITS, MOST_DIGIT_BITS);
+        let passes = bits.div_ceil(widest).max(1);
         let digit_bits = bits.div_ceil(passes);
         for pass in 0..passes {
             sort_by_digit(pairs, sorted, counters, 32 + pass * digit_bits, digit_bits);
@@ -51,18 +55,24 @@ impl Segments {
         self.collect(pairs);
     }
 
+    /// Without a branch on whether a key is new, which no processor could foresee.
     fn collect(&mut self, sorted: &[u64]) {
-        self.clear();
-        let mut last = None;
+        self.indices.clear();
+        self.indices.extend(sorted.iter().map(|&pair| pair as u32));
+        self.keys.resize(sorted.len(), 0);
+        self.offsets.resize(sorted.len() + 1, 0);
+        let mut distinct = 0;
+        let mut previous = u64::MAX;
         for (place, &pair) in (0u32..).zip(sorted) {
-            let key = (pair >> 32) as u32;
-            if last != Some(key) {
-                self.keys.push(key);
-                self.offsets.push(place);
-                last = Some(key);
-            }
-            self.indices.push(pair as u32);
+            let key = pair >> 32;
+            // Where the key is not new, this is the next key's place and will be overwritten.
+            self.offsets[distinct] = place;
+            distinct += usize::from(key != previous);
+            self.keys[distinct - 1] = key as u32;
+            previous = key;
         }
+        self.keys.truncate(distinct);
+        self.offsets.truncate(distinct);
         self.offsets.push(sorted.len() as u32);
     }
 }

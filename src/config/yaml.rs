@@ -38,7 +38,7 @@ pub fn parse(text: &str, path: &Path) -> crate::Result<Vec<Entry>> {
                 path: path.to_path_buf(),
                 line: location.map(|l| l.line()).filter(|&line| line > 0),
                 column: location.map(|l| l.column().to_string()),
-                problem: plain_message(&error),
+                problem: problem(&error),
                 remedy: "write one `key: value` a line, each key once; put values with \
                          special characters in quotes, such as \"[5,inf)\""
                     .to_string(),
@@ -62,7 +62,8 @@ fn options() -> Options {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
             flow_nesting_limit: MAX_DEPTH,
-            max_documents: 1,
+            // One more than allowed, so that the error says what is wrong.
+            max_documents: 2,
             max_nodes: 20_000,
             max_events: 50_000,
             max_aliases: 100,
@@ -80,12 +81,28 @@ fn options() -> Options {
     }
 }
 
-/// The error's first line, without the place, which [`Error::Input`] has its own room for.
-fn plain_message(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let line = text.lines().next().unwrap_or_default();
-    let end = line.find(" at line ").unwrap_or(line.len());
-    shorten(line[..end].trim_end_matches([':', ' ']))
+/// What is wrong, in a sentence without the place, which [`Error::Input`] has its own room for.
+fn problem(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error as Yaml;
+    match error.without_snippet() {
+        Yaml::AliasError { error, .. } => problem(error),
+        Yaml::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("`{}` is given twice", shorten(key))
+        }
+        Yaml::MultipleDocuments { .. } => "more than one YAML document".to_string(),
+        Yaml::Budget { .. }
+        | Yaml::AliasReplayLimitExceeded { .. }
+        | Yaml::AliasExpansionLimitExceeded { .. }
+        | Yaml::AliasReplayStackDepthExceeded { .. } => {
+            "more values, nesting or aliases than any configuration has".to_string()
+        }
+        other => {
+            let text = other.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            let end = line.find(" at line ").unwrap_or(line.len());
+            shorten(line[..end].trim_end_matches([':', ' ']))
+        }
+    }
 }
 
 fn read_text(path: &Path) -> crate::Result<String> {

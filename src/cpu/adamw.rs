@@ -15,6 +15,10 @@ pub struct AdamW {
     pub epsilon: f32,
     /// What the gradient is multiplied by first: clipping.
     pub gradient_scale: f32,
+    /// 1 - β1, rounded once: 1 - 0.999 in f32 is off by 1e-5 of itself.
+    mean_weight: f32,
+    /// 1 - β2
+    square_weight: f32,
     /// 1 / (1 - β1ᵗ)
     mean_correction: f32,
     /// 1 / (1 - β2ᵗ)
@@ -37,6 +41,8 @@ impl AdamW {
             beta2: betas.1 as f32,
             epsilon: epsilon as f32,
             gradient_scale,
+            mean_weight: (1.0 - betas.0) as f32,
+            square_weight: (1.0 - betas.1) as f32,
             mean_correction: correction(betas.0),
             square_correction: correction(betas.1),
         }
@@ -48,8 +54,8 @@ impl AdamW {
         vectorized(|| {
             for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
                 let g = g * self.gradient_scale;
-                *m = self.beta1 * *m + (1.0 - self.beta1) * g;
-                *v = self.beta2 * *v + (1.0 - self.beta2) * (g * g);
+                *m = self.beta1 * *m + self.mean_weight * g;
+                *v = self.beta2 * *v + self.square_weight * (g * g);
                 let denominator = (*v * self.square_correction).sqrt() + self.epsilon;
                 *p = keep * *p - self.learning_rate * (*m * self.mean_correction) / denominator;
             }

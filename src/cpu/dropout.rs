@@ -103,6 +103,7 @@ impl AttentionDropout {
 }
 
 /// Writes the 16-bit numbers of `blocks` Philox blocks, rounded up to whole groups, into `halves`.
+#[expect(clippy::needless_range_loop, reason = "one lane of four arrays at a time")]
 #[inline(always)]
 fn fill(key: [u32; 2], blocks: usize, halves: &mut Vec<u16>, counter: impl Fn(u64) -> [u32; 4]) {
     let groups = blocks.div_ceil(GROUP);
@@ -139,7 +140,7 @@ mod tests {
                 for (channel, &x) in row.iter().enumerate() {
                     let e = token as u64 * width as u64 + channel as u64;
                     let counter =
-                        [(e / 8) as u32, (e / 8 >> 32) as u32, 7, Stream::HiddenDropout.word(3)];
+                        [(e / 8) as u32, ((e / 8) >> 32) as u32, 7, Stream::HiddenDropout.word(3)];
                     let halves =
                         philox::halves(philox::block(philox::key(0x1234_5678_9abc), counter));
                     assert_eq!(x, rate.factor(halves[(e % 8) as usize]));

@@ -6,8 +6,7 @@
 
 use super::adamw::{self, AdamW};
 use super::embedding;
-use super::gemm::Into;
-use super::item_softmax::{self, Chunk, Problem, TILE_ITEMS, Tiling};
+use super::item_softmax::Problem;
 use super::lane::{Piece, Randomness, View};
 use super::passes::{Lane, Scratch};
 use super::rank;
@@ -22,7 +21,10 @@ use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
 use rayon::prelude::*;
+use softmax::ItemSoftmax;
 use std::ops::Range;
+
+mod softmax;
 
 /// Lanes a batch is cut into; fixed, so that results do not depend on threads, and enough for as many of them.
 const LANES: usize = 16;
@@ -40,7 +42,10 @@ pub struct CpuEngine {
     state: State,
     gradient: Vec<f32>,
     lanes: Vec<LaneMemory>,
-    softmax: SoftmaxMemory,
+    /// `[P, D]` head outputs of all lanes.
+    head_rows: Vec<f32>,
+    softmax: ItemSoftmax,
+    /// `[T, D]` gradients of the embedding sums.
     d_tokens: Vec<f32>,
     pool: rayon::ThreadPool,
 }
@@ -60,17 +65,6 @@ struct LaneMemory {
     /// Gradient of the arena from `dense_start` on.
     dense: Vec<f32>,
     scratch: Scratch,
-}
-
-#[derive(Default)]
-struct SoftmaxMemory {
-    /// `[P, D]`
-    rows: Vec<f32>,
-    /// `[P, D]`
-    d_rows: Vec<f32>,
-    tiles: Vec<f32>,
-    factors: Vec<f32>,
-    sums: Vec<f32>,
 }
 
 impl CpuEngine {
@@ -108,7 +102,8 @@ impl CpuEngine {
             state,
             gradient: zeros(),
             lanes: (0..LANES).map(|_| LaneMemory::new(model.n_layers)).collect(),
-            softmax: SoftmaxMemory::default(),
+            head_rows: Vec::new(),
+            softmax: ItemSoftmax::default(),
             d_tokens: Vec::new(),
             table,
             pool,
@@ -172,9 +167,9 @@ impl CpuEngine {
                 forward(&mut lane, activations);
             });
         });
-        self.softmax.rows.clear();
+        self.head_rows.clear();
         for lane in self.lanes.iter().filter(|lane| !lane.piece.sequences.is_empty()) {
-            self.softmax.rows.extend_from_slice(&lane.activations.head.output);
+            self.head_rows.extend_from_slice(&lane.activations.head.output);
         }
     }
 
@@ -209,29 +204,14 @@ impl CpuEngine {
     fn item_softmax(&mut self, batch: &Batch) -> f64 {
         let CpuEngine { table, state, softmax, pool, gradient, .. } = self;
         let d = self.model.hidden_size;
-        let SoftmaxMemory { rows, d_rows, tiles, factors, sums } = softmax;
-        let problem = problem(table, &state.parameters, rows, &batch.targets, self.items, d);
-        d_rows.resize(rows.len(), 0.0);
         let places = [item_rows(&table.output_table(), d, self.items), bias_rows(table)];
         let [d_table, d_bias] = match gradient.get_disjoint_mut(places) {
             Ok(pieces) => pieces,
             Err(error) => unreachable!("output table and bias overlap: {error}"),
         };
-        let tiling = Tiling::new(batch.row_count(), self.items);
-        let mut loss = 0.0;
-        pool.install(|| {
-            for start in (0..batch.row_count()).step_by(tiling.chunk_rows) {
-                let end = (start + tiling.chunk_rows).min(batch.row_count());
-                let memory = ChunkMemory { tiles, factors, sums };
-                let (chunk, chunk_loss) = evaluate_chunk(&problem, tiling, start..end, memory);
-                loss += chunk_loss;
-                let into = if start == 0 { Into::Assign } else { Into::Add };
-                item_gradients(&problem, &chunk, into, d_table, d_bias);
-                row_gradients(&problem, &chunk, &mut d_rows[start * d..end * d]);
-            }
-            subtract_targets(&problem, &tiling, batch, d_table, d_bias);
-        });
-        loss / batch.row_count() as f64
+        let problem =
+            problem(table, &state.parameters, &self.head_rows, &batch.targets, self.items, d);
+        pool.install(|| softmax.run(&problem, &batch.target_segments, d_table, d_bias))
     }
 
     /// Sums the lanes' gradients, in lane order.
@@ -351,7 +331,7 @@ impl Engine for CpuEngine {
         self.assign(batch);
         self.forward(batch, None);
         let d = self.model.hidden_size;
-        let rows = &self.softmax.rows;
+        let rows = &self.head_rows;
         let problem =
             problem(&self.table, &self.state.parameters, rows, &batch.targets, self.items, d);
         let at_once = rank::rows_at_once(self.items);
@@ -427,217 +407,5 @@ fn problem<'a>(
     Problem { rows, targets, table: &parameters[output], bias: &parameters[bias_rows(table)] }
 }
 
-struct ChunkMemory<'a> {
-    tiles: &'a mut Vec<f32>,
-    factors: &'a mut Vec<f32>,
-    sums: &'a mut Vec<f32>,
-}
-
-/// Fills the tiles of a chunk of rows, in parallel, and returns them with the sum of the rows' losses.
-fn evaluate_chunk<'a>(
-    problem: &Problem,
-    tiling: Tiling,
-    rows: Range<usize>,
-    memory: ChunkMemory<'a>,
-) -> (Chunk<'a>, f64) {
-    let ChunkMemory { tiles, factors, sums } = memory;
-    let (tile_rows, blocks) = (tiling.tile_rows(), tiling.item_blocks());
-    let count = rows.len().div_ceil(tile_rows) * blocks;
-    tiles.resize(count * tiling.tile_len(), 0.0);
-    factors.resize(count * tile_rows, 0.0);
-    sums.resize(count * tile_rows, 0.0);
-    let block_rows = |block: usize| {
-        let start = rows.start + block * tile_rows;
-        start..(start + tile_rows).min(rows.end)
-    };
-    tiles
-        .par_chunks_mut(tiling.tile_len())
-        .zip(factors.par_chunks_mut(tile_rows).zip(sums.par_chunks_mut(tile_rows)))
-        .enumerate()
-        .for_each(|(number, (tile, (maxima, sums)))| {
-            let items = tiling.block_items(number % blocks);
-            item_softmax::exponentials(
-                problem,
-                block_rows(number / blocks),
-                items,
-                tile,
-                maxima,
-                sums,
-            );
-        });
-    let losses: Vec<f64> = factors
-        .par_chunks_mut(blocks * tile_rows)
-        .zip(sums.par_chunks(blocks * tile_rows))
-        .enumerate()
-        .map(|(block, (maxima, sums))| {
-            item_softmax::combine(problem, tile_rows, block_rows(block), maxima, sums)
-        })
-        .collect();
-    let chunk = Chunk { tiling, rows: (rows.start, rows.end), tiles, factors };
-    (chunk, losses.iter().sum())
-}
-
-fn item_gradients(
-    problem: &Problem,
-    chunk: &Chunk,
-    into: Into,
-    d_table: &mut [f32],
-    d_bias: &mut [f32],
-) {
-    d_table
-        .par_chunks_mut(TILE_ITEMS * problem.width())
-        .zip(d_bias.par_chunks_mut(TILE_ITEMS))
-        .enumerate()
-        .for_each_init(Vec::new, |weighted, (block, (d_table, d_bias))| {
-            item_softmax::item_gradient(problem, chunk, block, into, weighted, d_table, d_bias);
-        });
-}
-
-fn subtract_targets(
-    problem: &Problem,
-    tiling: &Tiling,
-    batch: &Batch,
-    d_table: &mut [f32],
-    d_bias: &mut [f32],
-) {
-    d_table
-        .par_chunks_mut(TILE_ITEMS * problem.width())
-        .zip(d_bias.par_chunks_mut(TILE_ITEMS))
-        .enumerate()
-        .for_each(|(block, (d_table, d_bias))| {
-            let items = tiling.block_items(block);
-            item_softmax::subtract_targets(problem, &batch.target_segments, items, d_table, d_bias);
-        });
-}
-
-fn row_gradients(problem: &Problem, chunk: &Chunk, d_rows: &mut [f32]) {
-    d_rows.par_chunks_mut(chunk.tiling.tile_rows() * problem.width()).enumerate().for_each_init(
-        Vec::new,
-        |product, (block, d_rows)| {
-            item_softmax::row_gradient(problem, chunk, block, product, d_rows);
-        },
-    );
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::batch::Segments;
-    use crate::config::{Activation, NormPlacement};
-
-    fn segments(keys: &[u32]) -> Segments {
-        let mut order: Vec<u32> = (0..keys.len() as u32).collect();
-        order.sort_by_key(|&i| keys[i as usize]);
-        let mut out = Segments { indices: order.clone(), ..Segments::default() };
-        for (at, &i) in order.iter().enumerate() {
-            if out.keys.last() != Some(&keys[i as usize]) {
-                out.keys.push(keys[i as usize]);
-                out.offsets.push(at as u32);
-            }
-        }
-        out.offsets.push(keys.len() as u32);
-        out
-    }
-
-    /// Four sequences, one without rows to read, one of a single token.
-    fn batch(items: u32) -> Batch {
-        let lengths = [5usize, 1, 7, 3];
-        let read: [&[u32]; 4] = [&[0, 4], &[0], &[2, 3, 6], &[]];
-        let mut batch = Batch { cu_seqlens: vec![0], cu_rows: vec![0], ..Batch::default() };
-        for (length, read) in lengths.into_iter().zip(read) {
-            let first = batch.ids.len() as u32;
-            for position in 0..length as u32 {
-                let item = (first * 7 + position * 3) % items + 1;
-                let masked = read.contains(&position);
-                batch.ids.push(if masked { items + 1 } else { item });
-                batch.positions.push(position);
-                if masked {
-                    batch.rows.push(first + position);
-                    batch.targets.push(item);
-                }
-            }
-            batch.cu_seqlens.push(batch.ids.len() as u32);
-            batch.cu_rows.push(batch.rows.len() as u32);
-        }
-        batch.token_segments = segments(&batch.ids);
-        batch.target_segments = segments(&batch.targets);
-        batch
-    }
-
-    /// Every tensor's gradient, along its own direction, against central differences, dropout on.
-    #[test]
-    fn gradients_agree_with_finite_differences() {
-        for (norm, tied, hidden_act, n_layers) in [
-            (NormPlacement::Post, true, Activation::Gelu, 2),
-            (NormPlacement::Pre, false, Activation::GeluTanh, 2),
-            (NormPlacement::Post, false, Activation::Relu, 1),
-            (NormPlacement::Pre, true, Activation::Gelu, 3),
-        ] {
-            let model = ModelConfig {
-                hidden_size: 12,
-                n_layers,
-                n_heads: 3,
-                inner_size: 20,
-                max_len: 9,
-                hidden_act,
-                norm,
-                tied,
-                initializer_range: 0.4,
-                layer_norm_eps: 1e-5,
-                ..ModelConfig::default()
-            };
-            let mut engine = CpuEngine::new(&model, &TrainConfig::default(), 11, 2).unwrap();
-            let batch = batch(11);
-            let randomness = Some(Randomness { seed: 5, step: 3 });
-            engine.loss_and_gradient(&batch, randomness);
-            let gradient = engine.gradient().to_vec();
-            let start = engine.state.parameters.clone();
-            for tensor in engine.table.tensors.clone() {
-                let own = &gradient[tensor.range()];
-                let norm = own.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-                let direction: Vec<f32> = own.iter().map(|&g| g / norm.max(1e-9) as f32).collect();
-                let mut loss_at = |distance: f32| {
-                    engine.state.parameters.copy_from_slice(&start);
-                    let values = &mut engine.state.parameters[tensor.range()];
-                    add_scaled(values, distance, &direction);
-                    engine.loss_and_gradient(&batch, randomness)
-                };
-                let h = 2e-3;
-                let slope = (loss_at(h) - loss_at(-h)) / f64::from(2.0 * h);
-                let error = (slope - norm).abs();
-                assert!(error < 2e-3 + 0.01 * norm, "{}: {slope} against {norm}", tensor.name);
-            }
-        }
-    }
-
-    #[test]
-    fn threads_do_not_change_a_bit() {
-        let model = ModelConfig { max_len: 9, ..ModelConfig::default() };
-        let train =
-            TrainConfig { clip_norm: Some(0.1), weight_decay: 0.01, ..TrainConfig::default() };
-        let run = |threads| {
-            let mut engine = CpuEngine::new(&model, &train, 300, threads).unwrap();
-            for number in 1..=3 {
-                let step = Step { number, seed: 1, learning_rate: 1e-2 };
-                engine.train_step(&batch(300), &step).unwrap();
-            }
-            engine.state()
-        };
-        assert_eq!(run(1), run(2));
-        assert_eq!(run(1), run(5));
-    }
-
-    #[test]
-    fn a_step_that_is_not_finite_changes_nothing() {
-        let model = ModelConfig { max_len: 9, ..ModelConfig::default() };
-        let mut engine = CpuEngine::new(&model, &TrainConfig::default(), 300, 1).unwrap();
-        let place = engine.table.layers[0].ffn_in.weight.start;
-        engine.state.parameters[place] = f32::NAN;
-        let before = engine.state();
-        let step = Step { number: 1, seed: 1, learning_rate: 1e-3 };
-        let error = engine.train_step(&batch(300), &step).unwrap_err();
-        assert!(error.to_string().contains("step 1: loss"), "{error}");
-        let bits = |state: &State| state.parameters.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&before), bits(&engine.state()));
-    }
-}
+mod tests;

@@ -47,8 +47,8 @@ pub struct RankedData<'a> {
 /// The rank of each row's target, from 1, once for each entry of `filters`: `true` leaves out the items of
 /// the row's whole history (a target among them gets [`FILTERED`]), `false` ranks all items.
 ///
-/// All entries share one pass of the model. Rows are worked through `batch_size` at a time; ranks do not
-/// depend on it.
+/// All entries share one pass of the model: its rows stand in the batch once for each. Rows are worked
+/// through `batch_size` at a time, which changes no rank beyond the rounding of scores.
 ///
 /// # Errors
 /// Those of [`Engine::rank`].

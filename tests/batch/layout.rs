@@ -26,7 +26,7 @@ proptest! {
     #[test]
     fn segments_equal_a_naive_grouping(
         lists in prop::collection::vec(
-            (prop::sample::select(vec![0u32, 1, 2, 127, 3417, 60_000, 1 << 20, u32::MAX]),
+            (prop::sample::select(vec![0u32, 1, 2, 127, 1683, 3417, 60_000, 1 << 16, 1 << 20, u32::MAX]),
              prop::collection::vec(any::<u32>(), 0..300)),
             1..6,
         ),

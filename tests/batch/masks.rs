@@ -102,28 +102,33 @@ fn the_extremes_mask_one_or_all() {
 /// The generator's table of addresses is a contract with other engines and the reference in numpy.
 #[test]
 fn decisions_stand_at_their_documented_address() {
-    let (user, number, epoch, length) = (70_000, 3, 12, 21);
-    let block =
-        |first| philox::block(philox::key(SEED), [first, number, user, Stream::Mask.word(epoch)]);
-    let window = Window { user, number, start: 5, length };
-    let mut masked = Vec::new();
-    masker(0.25, 0.0).draw(&window, epoch, &mut masked);
-    let expected: Vec<u32> = (0..length)
-        .filter(|position| philox::halves(block(position / 8))[(position % 8) as usize] < 16_384)
-        .collect();
-    assert!(!expected.is_empty());
-    assert_eq!(masked, expected);
-
-    let first_half = f64::from(philox::halves(block(u32::MAX))[0]);
-    for (ratio, last_only) in [(first_half / 65536.0, false), ((first_half + 1.0) / 65536.0, true)]
-    {
-        masker(1.0, ratio).draw(&window, epoch, &mut masked);
-        assert_eq!(masked.len() == 1, last_only);
+    let (number, epoch, length) = (3, 12, 21);
+    for user in 70_000..70_050 {
+        let window = Window { user, number, start: 5, length };
+        let block = |first| {
+            philox::block(philox::key(SEED), [first, number, user, Stream::Mask.word(epoch)])
+        };
+        let drawn = |mask_ratio, last_item_ratio| {
+            let mut masked = Vec::new();
+            masker(mask_ratio, last_item_ratio).draw(&window, epoch, &mut masked);
+            masked
+        };
+        let numbers: Vec<u16> =
+            (0..length).map(|i| philox::halves(block(i / 8))[(i % 8) as usize]).collect();
+        // A threshold equal to one of the numbers: the event happens strictly below it.
+        for threshold in [16_384, numbers[6], numbers[20]] {
+            let below: Vec<u32> =
+                (0..).zip(&numbers).filter(|&(_, &n)| n < threshold).map(|(i, _)| i).collect();
+            if !below.is_empty() {
+                assert_eq!(drawn(f64::from(threshold) / 65536.0, 0.0), below);
+            }
+        }
+        let last_only = f64::from(philox::halves(block(u32::MAX))[0]);
+        assert_eq!(drawn(1.0, last_only / 65536.0).len(), length as usize);
+        assert_eq!(drawn(1.0, (last_only + 1.0) / 65536.0), [length - 1]);
+        let word = u64::from(block(u32::MAX)[1]);
+        assert_eq!(drawn(0.0, 0.0), [((word * u64::from(length)) >> 32) as u32]);
     }
-
-    masker(0.0, 0.0).draw(&window, epoch, &mut masked);
-    let word = u64::from(block(u32::MAX)[1]);
-    assert_eq!(masked, [((word * u64::from(length)) >> 32) as u32]);
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn unknown_flags_and_keys_are_refused_with_a_suggestion() {
         ("dropout", "hidden_dropout_prob"),
         ("max_seq_length", "MAX_ITEM_LIST_LENGTH"),
         ("max_item_list_length", "MAX_ITEM_LIST_LENGTH"),
-        ("MaxLen", "max_len"),
+        ("MaxLen", "MAX_ITEM_LIST_LENGTH"),
         ("num_heads", "n_heads"),
         ("epoch", "epochs"),
         ("leraning_rate", "learning_rate"),

@@ -2,7 +2,7 @@
 
 use super::{Key, Scope, Section};
 use crate::config::parse::{
-    Parsed, Problem, choice, count, integer, name_of, number, optional, put, size,
+    Parsed, Problem, boolean, choice, count, integer, name_of, number, optional, put, size,
 };
 use crate::config::value::Value;
 use crate::config::{BatchSize, Schedule};
@@ -77,6 +77,13 @@ pub(super) const KEYS: &[Key] = &[
         "Share of sequences in which only the last item is masked",
         |c| Some(c.train.last_item_ratio.into()),
         |c, v| put(&mut c.train.last_item_ratio, number(v)),
+    ),
+    key(
+        "shift_windows",
+        "BOOL",
+        "Begin the windows of long histories elsewhere in every epoch",
+        |c| Some(c.train.shift_windows.into()),
+        |c, v| put(&mut c.train.shift_windows, boolean(v)),
     ),
     key(
         "learner",
