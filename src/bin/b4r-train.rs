@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use b4r::config::{self, Invocation};
+use b4r::train;
 
 fn main() -> ExitCode {
     match run() {
@@ -27,7 +28,13 @@ fn run() -> b4r::Result<()> {
             for note in &resolved.notes {
                 let _ = writeln!(std::io::stderr(), "{note}");
             }
+            if !resolved.explain {
+                return train::run(&resolved.config);
+            }
             let _ = write!(std::io::stdout(), "{}", config::explain(&resolved));
+            // Only the data tells these; it may have to be downloaded first.
+            let plan = train::explain(&resolved.config)?;
+            let _ = writeln!(std::io::stdout(), "{plan}");
             Ok(())
         }
     }

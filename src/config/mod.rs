@@ -14,10 +14,10 @@ pub mod validate;
 pub mod value;
 pub mod yaml;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use explain::{differences, explain, to_yaml};
-pub use resolve::{CONFIG_FILE, Invocation, Resolved, invocation, read, resolve};
+pub use resolve::{CONFIG_FILE, Invocation, Resolved, invocation, parse, read, resolve};
 pub use validate::validate;
 
 /// Everything a run is determined by.
@@ -33,21 +33,6 @@ pub struct Config {
     pub eval: EvalConfig,
     /// Where and on what the run happens; nothing here changes the result.
     pub run: RunConfig,
-}
-
-impl Config {
-    /// The folder that the run writes into: `run_dir`, or `runs/<dataset>-<seed>`.
-    pub fn run_dir(&self) -> PathBuf {
-        let default = || {
-            let file = Path::new(&self.data.dataset).file_name();
-            let file = file.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let stem = file.strip_suffix(".gz").unwrap_or(&file);
-            let stem = Path::new(stem).file_stem().map(|stem| stem.to_string_lossy());
-            let stem = stem.as_deref().unwrap_or("data");
-            Path::new("runs").join(format!("{stem}-{}", self.train.seed))
-        };
-        self.run.run_dir.clone().unwrap_or_else(default)
-    }
 }
 
 /// Which interactions to read and how to prepare them.
@@ -398,7 +383,7 @@ impl Default for EvalConfig {
 /// Where and on what the run happens; nothing here changes the result.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunConfig {
-    /// `run_dir`; `None` makes `runs/<dataset>-<seed>`.
+    /// `run_dir`; `None` makes one below `runs`, see [`crate::train::rundir::locate`].
     pub run_dir: Option<PathBuf>,
     /// `resume`.
     pub resume: bool,

@@ -10,6 +10,7 @@ use super::keys::{self, Key, Scope};
 use super::parse::Problem;
 use super::value::{Value, shorten};
 use super::{Config, Metric, cli, validate, yaml};
+use crate::train::rundir;
 use crate::{Error, Result};
 
 /// Name of the configuration in a run directory.
@@ -106,8 +107,20 @@ pub fn resolve(arguments: impl IntoIterator<Item = OsString>) -> Result<Resolved
 /// # Errors
 /// [`Error::Config`] and [`Error::Input`], naming key and place.
 pub fn read(path: &Path) -> Result<Config> {
+    complete(&yaml::read(path)?)
+}
+
+/// Reads a configuration that stands in the file at `path`, such as a checkpoint's.
+///
+/// # Errors
+/// [`Error::Config`] and [`Error::Input`], naming key and place.
+pub fn parse(text: &str, path: &Path) -> Result<Config> {
+    complete(&yaml::parse(text, path)?)
+}
+
+fn complete(entries: &[Entry]) -> Result<Config> {
     let mut draft = Draft::default();
-    draft.apply_source(&yaml::read(path)?)?;
+    draft.apply_source(entries)?;
     Ok(draft.finish()?.config)
 }
 
@@ -120,7 +133,7 @@ fn resolve_arguments(arguments: &cli::Arguments) -> Result<Resolved> {
     let mut resolved = resolve_sources(&sources)?;
     if resolved.config.run.resume {
         // The stored configuration comes first, so that a resumed run need not be told again what it is.
-        let run_dir = resolved.config.run_dir();
+        let run_dir = rundir::locate(&resolved.config);
         let stored = run_dir.join(CONFIG_FILE);
         if stored.is_file() {
             let mut entries = yaml::read(&stored)?;

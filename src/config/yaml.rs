@@ -23,9 +23,16 @@ const MAX_DEPTH: usize = 16;
 /// # Errors
 /// [`Error::Input`] when the file cannot be read, is not UTF-8, not YAML, or not a mapping.
 pub fn read(path: &Path) -> crate::Result<Vec<Entry>> {
-    let text = read_text(path)?;
+    parse(&read_text(path)?, path)
+}
+
+/// Keys and values of `text`, which stands in the file at `path`.
+///
+/// # Errors
+/// [`Error::Input`] when it is not YAML, or not a mapping.
+pub fn parse(text: &str, path: &Path) -> crate::Result<Vec<Entry>> {
     let document: Document =
-        serde_saphyr::from_str_with_options(&text, options()).map_err(|error| {
+        serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
             let location = error.location();
             Error::Input {
                 path: path.to_path_buf(),

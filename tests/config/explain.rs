@@ -1,6 +1,7 @@
 //! What is shown, written down and compared.
 
 use b4r::config::{CONFIG_FILE, Config, differences, explain, to_yaml};
+use b4r::train::rundir::locate;
 
 use super::{flags, good, yaml, yaml_and_flags};
 
@@ -61,11 +62,11 @@ fn only_what_decides_the_result_counts_as_a_difference() {
 
 #[test]
 fn the_default_run_directory_follows_data_set_and_seed() {
-    let name = |arguments: &[&str]| good(arguments).run_dir().to_str().unwrap().to_string();
-    assert_eq!(name(&[]), "runs/ml-100k-2020");
-    assert_eq!(name(&["--dataset=/a/plays.csv.gz", "--seed=1"]), "runs/plays-1");
+    let name = |arguments: &[&str]| locate(&good(arguments)).to_str().unwrap().to_string();
+    assert_eq!(name(&[]), "runs/ml-100k-seed2020");
+    assert_eq!(name(&["--dataset=/a/plays.csv.gz", "--seed=1"]), "runs/plays-seed1");
     assert_eq!(name(&["--run-dir=z"]), "z");
-    assert_eq!(name(&["--dataset=.."]), "runs/data-2020");
+    assert_eq!(name(&["--dataset=.."]), "runs/data-seed2020");
 }
 
 #[test]

@@ -37,7 +37,9 @@ pub(super) const KEYS: &[Key] = &[
         "ml-100k, ml-1m, ml-20m or ml-25m (found or downloaded), or the path of an interaction file",
         |c| Some(c.data.dataset.as_str().into()),
         |c, v| put(&mut c.data.dataset, text(v)),
-    ),
+    )
+    // A file may move: what a resumed run insists on is its content.
+    .scope(Scope::Run),
     key(
         "data_path",
         "DIR",
