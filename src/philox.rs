@@ -11,7 +11,8 @@
 //! |---|---|---|---|---|
 //! | hidden dropout | element / 8, low word | element / 8, high word | step | site |
 //! | attention dropout | query · 65536 + key / 8 | sequence · H + head | step | layer |
-//! | masks | position / 8 | window | user | epoch |
+//! | masks | position / 8 | window, from the newest | user | epoch |
+//! | masks: last item only (half 0), position to mask where none was drawn (word 1) | 2³² - 1 | window | user | epoch |
 //! | order of windows | index | 0 | 0 | epoch |
 //! | initial weights | element / 4, low word | element / 4, high word | tensor | 0 |
 //! | offset of windows | 0 | 0 | user | epoch |
@@ -58,17 +59,28 @@ pub fn key(seed: u64) -> [u32; 2] {
 /// One 128-bit block.
 #[inline(always)]
 pub fn block(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
+    let mut words = counter.map(|word| [word]);
+    rounds(key, &mut words);
+    words.map(|[word]| word)
+}
+
+/// Turns `G` counters, word by word, into their blocks; the loop over `G` vectorises.
+#[expect(clippy::needless_range_loop, reason = "one lane of four arrays at a time")]
+#[inline(always)]
+pub fn rounds<const G: usize>(key: [u32; 2], words: &mut [[u32; G]; 4]) {
     let [mut k0, mut k1] = key;
     for _ in 0..ROUNDS {
-        let p0 = u64::from(MULTIPLIER[0]) * u64::from(c0);
-        let p1 = u64::from(MULTIPLIER[1]) * u64::from(c2);
-        (c0, c1, c2, c3) =
-            ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
+        for lane in 0..G {
+            let p0 = u64::from(MULTIPLIER[0]) * u64::from(words[0][lane]);
+            let p1 = u64::from(MULTIPLIER[1]) * u64::from(words[2][lane]);
+            words[0][lane] = (p1 >> 32) as u32 ^ words[1][lane] ^ k0;
+            words[1][lane] = p1 as u32;
+            words[2][lane] = (p0 >> 32) as u32 ^ words[3][lane] ^ k1;
+            words[3][lane] = p0 as u32;
+        }
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }
-    [c0, c1, c2, c3]
 }
 
 /// The eight 16-bit numbers of a block: low half of word 0, high half of word 0, low half of word 1, ...

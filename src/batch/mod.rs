@@ -1,4 +1,20 @@
 //! Packed batches: only real tokens, with everything an engine needs to work on them.
+//!
+//! Training: a history is cut into [`windows`], an epoch visits them in a new order ([`training`]), each
+//! loses some items to [`mask`] and joins a packed batch ([`pack`]) whose tokens are grouped by item
+//! ([`segments`]); [`loader`] does so ahead of the engine. Ranking: [`evaluation`].
+//! What a batch holds follows from seed, epoch and index alone.
+
+pub mod evaluation;
+pub mod loader;
+pub mod mask;
+pub mod pack;
+pub mod segments;
+pub mod training;
+pub mod windows;
+
+pub use segments::Segments;
+pub use training::TrainingBatches;
 
 /// A batch of `B` sequences with `T` tokens, of which `P` rows are read by the head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,7 +25,7 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// `[B + 1]` where each sequence begins in `ids`.
     pub cu_seqlens: Vec<u32>,
-    /// `[P]` token index of each row that is predicted, ascending.
+    /// `[P]` token index of each row that is predicted, ascending (in evaluation a token may come twice).
     pub rows: Vec<u32>,
     /// `[B + 1]` where each sequence begins in `rows`.
     pub cu_rows: Vec<u32>,
@@ -36,16 +52,4 @@ impl Batch {
     pub fn row_count(&self) -> usize {
         self.rows.len()
     }
-}
-
-/// Indices `0..n` grouped by a key, keys ascending and indices ascending within a key, so that a gradient
-/// summed over a segment always adds in the same order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Segments {
-    /// `[S]` distinct keys, ascending.
-    pub keys: Vec<u32>,
-    /// `[S + 1]` where each key's indices begin.
-    pub offsets: Vec<u32>,
-    /// `[n]` the indices.
-    pub indices: Vec<u32>,
 }

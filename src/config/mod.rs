@@ -1,6 +1,24 @@
 //! The resolved configuration of a run: plain values, named as RecBole names them where it has a name.
+//!
+//! Files and flags become [`Entry`](resolve::Entry)s ([`yaml`], [`cli`]); the registry ([`keys`]) and the
+//! list of RecBole's other keys ([`foreign`]) say what each means; [`resolve`](mod@resolve) merges them,
+//! [`validate`](mod@validate) checks the outcome and [`explain`](mod@explain) writes it out.
+
+pub mod cli;
+pub mod explain;
+pub mod foreign;
+pub mod keys;
+pub mod parse;
+pub mod resolve;
+pub mod validate;
+pub mod value;
+pub mod yaml;
 
 use std::path::PathBuf;
+
+pub use explain::{differences, explain, to_yaml};
+pub use resolve::{CONFIG_FILE, Invocation, Resolved, invocation, parse, read, resolve};
+pub use validate::validate;
 
 /// Everything a run is determined by.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -211,6 +229,8 @@ pub struct TrainConfig {
     pub epochs: u32,
     /// `train_batch_size` (interactions) or `train_batch_sequences`.
     pub batch_size: BatchSize,
+    /// `shift_windows`: whether the windows of a long history begin elsewhere in every epoch.
+    pub shift_windows: bool,
     /// `max_steps`: end early after this many optimizer steps.
     pub max_steps: Option<u64>,
     /// `mask_ratio`: chance that a position is masked.
@@ -265,6 +285,7 @@ impl Default for TrainConfig {
             seed: 2020,
             epochs: 300,
             batch_size: BatchSize::Interactions(2048),
+            shift_windows: false,
             max_steps: None,
             mask_ratio: 0.2,
             last_item_ratio: 0.5,
@@ -362,7 +383,7 @@ impl Default for EvalConfig {
 /// Where and on what the run happens; nothing here changes the result.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunConfig {
-    /// `run_dir`; `None` makes `runs/<dataset>-<seed>`.
+    /// `run_dir`; `None` makes one below `runs`, see [`crate::train::rundir::locate`].
     pub run_dir: Option<PathBuf>,
     /// `resume`.
     pub resume: bool,

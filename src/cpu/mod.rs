@@ -1,1 +1,27 @@
-//! (in the making)
+//! The CPU engine: plain Rust over slices, with matrix products by the `gemm` crate.
+//!
+//! Every operation is a sequential function on slices in the file that bears its name; all parallelism is
+//! in [`engine`]. A batch is cut into lanes, contiguous runs of sequences, and a thread takes one lane at a
+//! time through all layers, so that a layer's activations stay in its cache. The cut depends on the batch
+//! alone and every reduction over lanes runs in a fixed order: results do not depend on the thread count.
+
+pub mod adamw;
+pub mod attention;
+pub mod dropout;
+pub mod embedding;
+pub mod engine;
+pub mod ffn;
+pub mod gemm;
+pub mod head;
+pub mod item_softmax;
+pub mod lane;
+pub mod layernorm;
+pub mod linear;
+pub mod math;
+pub mod passes;
+pub mod projection;
+pub mod qkv;
+pub mod rank;
+pub mod vector;
+
+pub use engine::CpuEngine;

@@ -46,7 +46,7 @@ pub trait Engine {
     /// [`crate::Error::NonFinite`].
     fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome>;
 
-    /// For each row of `batch`, the rank of its target among all items, from 1. Items in the row's list of
+    /// For each row of `batch` (one token may stand in several rows), the rank of its target among all items, from 1. Items in the row's list of
     /// `seen` (ascending, one list a row) are left out; a target in that list gets `u32::MAX`. Items that
     /// score the same as the target, or NaN, stand before it.
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>>;

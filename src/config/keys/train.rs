@@ -1,0 +1,187 @@
+//! Keys of batches, optimizer and stopping.
+
+use super::{Key, Scope, Section};
+use crate::config::parse::{
+    Parsed, Problem, boolean, choice, count, integer, name_of, number, optional, put, size,
+};
+use crate::config::value::Value;
+use crate::config::{BatchSize, Schedule};
+
+const SCHEDULES: &[(&str, Schedule)] =
+    &[("constant", Schedule::Constant), ("linear", Schedule::Linear), ("cosine", Schedule::Cosine)];
+
+const fn key(
+    name: &'static str,
+    value_name: &'static str,
+    help: &'static str,
+    get: fn(&super::Config) -> Option<Value>,
+    set: fn(&mut super::Config, &Value) -> Parsed<()>,
+) -> Key {
+    Key::new(Section::Training, name, value_name, help, get, set)
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "seed",
+        "N",
+        "Decides initial weights, batches, masks and dropout",
+        |c| Some(c.train.seed.into()),
+        |c, v| put(&mut c.train.seed, integer(v, 0, u64::MAX)),
+    ),
+    key(
+        "epochs",
+        "N",
+        "Most passes over the training interactions",
+        |c| Some(c.train.epochs.into()),
+        |c, v| put(&mut c.train.epochs, count(v, 1)),
+    )
+    .scope(Scope::Run),
+    key(
+        "max_steps",
+        "N",
+        "End after this many optimizer steps, even within an epoch",
+        |c| Some(c.train.max_steps.into()),
+        |c, v| put(&mut c.train.max_steps, optional(v, |v| integer(v, 1, u64::MAX))),
+    )
+    .scope(Scope::Invocation),
+    key(
+        "train_batch_size",
+        "N",
+        "Training interactions a batch, so that an epoch has as many steps as RecBole's",
+        |c| match c.train.batch_size {
+            BatchSize::Interactions(n) => Some(n.into()),
+            BatchSize::Sequences(_) => None,
+        },
+        |c, v| put(&mut c.train.batch_size, size(v, 1).map(BatchSize::Interactions)),
+    ),
+    key(
+        "train_batch_sequences",
+        "N",
+        "Sequences a batch, in place of train_batch_size",
+        |c| match c.train.batch_size {
+            BatchSize::Interactions(_) => None,
+            BatchSize::Sequences(n) => Some(n.into()),
+        },
+        |c, v| put(&mut c.train.batch_size, size(v, 1).map(BatchSize::Sequences)),
+    ),
+    key(
+        "mask_ratio",
+        "P",
+        "Chance that an item is masked, to be predicted from the others",
+        |c| Some(c.train.mask_ratio.into()),
+        |c, v| put(&mut c.train.mask_ratio, number(v)),
+    ),
+    key(
+        "ft_ratio",
+        "P",
+        "Share of sequences in which only the last item is masked",
+        |c| Some(c.train.last_item_ratio.into()),
+        |c, v| put(&mut c.train.last_item_ratio, number(v)),
+    ),
+    key(
+        "shift_windows",
+        "BOOL",
+        "Begin the windows of long histories elsewhere in every epoch",
+        |c| Some(c.train.shift_windows.into()),
+        |c, v| put(&mut c.train.shift_windows, boolean(v)),
+    ),
+    key(
+        "learner",
+        "NAME",
+        "Optimizer: adamw; adam means the same as long as weight_decay is 0",
+        |_| None,
+        |_, v| {
+            choice(v, &[("adam", ()), ("adamw", ())]).map_err(|error| {
+                Problem::new(error.problem, "use learner: adamw, the optimizer of this version")
+            })
+        },
+    )
+    .hidden(),
+    key(
+        "learning_rate",
+        "X",
+        "Step size at its peak",
+        |c| Some(c.train.learning_rate.into()),
+        |c, v| put(&mut c.train.learning_rate, number(v)),
+    ),
+    key(
+        "lr_schedule",
+        "NAME",
+        "Step size after the warm-up: constant, linear (to 0) or cosine (to 0)",
+        |c| Some(name_of(c.train.schedule, SCHEDULES)),
+        |c, v| put(&mut c.train.schedule, choice(v, SCHEDULES)),
+    ),
+    key(
+        "warmup_steps",
+        "N",
+        "Steps over which the step size rises from 0",
+        |c| Some(c.train.warmup_steps.into()),
+        |c, v| put(&mut c.train.warmup_steps, integer(v, 0, u64::MAX)),
+    ),
+    key(
+        "weight_decay",
+        "X",
+        "Decoupled weight decay; layer norms and biases have none",
+        |c| Some(c.train.weight_decay.into()),
+        |c, v| put(&mut c.train.weight_decay, number(v)),
+    ),
+    key(
+        "adam_beta1",
+        "X",
+        "Decay of the running mean of gradients",
+        |c| Some(c.train.beta1.into()),
+        |c, v| put(&mut c.train.beta1, number(v)),
+    ),
+    key(
+        "adam_beta2",
+        "X",
+        "Decay of the running mean of squared gradients",
+        |c| Some(c.train.beta2.into()),
+        |c, v| put(&mut c.train.beta2, number(v)),
+    ),
+    key(
+        "adam_eps",
+        "X",
+        "Added to the root of the squared gradients",
+        |c| Some(c.train.epsilon.into()),
+        |c, v| put(&mut c.train.epsilon, number(v)),
+    ),
+    key(
+        "clip_grad_norm",
+        "X",
+        "Largest norm of all gradients together; in YAML also {max_norm: X, norm_type: 2}",
+        |c| Some(c.train.clip_norm.into()),
+        |c, v| put(&mut c.train.clip_norm, optional(v, clip_norm)),
+    ),
+    key(
+        "eval_step",
+        "N",
+        "Epochs from one validation to the next",
+        |c| Some(c.train.eval_step.into()),
+        |c, v| put(&mut c.train.eval_step, count(v, 1)),
+    ),
+    key(
+        "stopping_step",
+        "N",
+        "Stop once more than this many validations in a row brought no improvement",
+        |c| Some(c.train.stopping_step.into()),
+        |c, v| put(&mut c.train.stopping_step, count(v, 0)),
+    ),
+];
+
+/// A bound, or RecBole's `{max_norm: 5, norm_type: 2}`.
+fn clip_norm(value: &Value) -> Parsed<f64> {
+    let Value::Map(fields) = value else { return number(value) };
+    let remedy = "write {max_norm: 5.0}, or just the number";
+    let mut bound = None;
+    for (field, value) in fields {
+        match field.as_str() {
+            "max_norm" => bound = Some(number(value)?),
+            "norm_type" if number(value)? == 2.0 => {}
+            "norm_type" => return Err(Problem::new("only norm_type 2 is available", remedy)),
+            "error_if_nonfinite" | "foreach" => {}
+            other => return Err(Problem::new(format!("`{other}` is unknown here"), remedy)),
+        }
+    }
+    bound.ok_or_else(|| Problem::new("max_norm is missing", remedy))
+}

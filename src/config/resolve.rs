@@ -1,0 +1,390 @@
+//! From files and flags to one [`Config`]: later sources win, and every key is accounted for.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::foreign::{self, Otherwise};
+use super::keys::{self, Key, Scope};
+use super::parse::Problem;
+use super::value::{Value, shorten};
+use super::{Config, Metric, cli, validate, yaml};
+use crate::train::rundir;
+use crate::{Error, Result};
+
+/// Name of the configuration in a run directory.
+pub const CONFIG_FILE: &str = "config.yaml";
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: u64,
+    },
+    /// On the command line.
+    Flag,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Place::Flag => f.write_str("command line"),
+        }
+    }
+}
+
+/// One `key: value` as written.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Key.
+    pub key: String,
+    /// Value.
+    pub value: Value,
+    /// Where.
+    pub place: Place,
+}
+
+/// A configuration and how it came about.
+#[derive(Clone, Debug, Default)]
+pub struct Resolved {
+    /// The configuration; it has passed [`validate::validate`].
+    pub config: Config,
+    /// A line for each key that was ignored or adjusted, for stderr.
+    pub notes: Vec<String>,
+    /// Foreign keys whose value describes what happens anyway.
+    pub satisfied: Vec<String>,
+    /// Where each key that is not at its default was last written, by canonical name.
+    pub origins: BTreeMap<&'static str, Place>,
+    /// Whether only an explanation is wanted, no run.
+    pub explain: bool,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// A run, or its explanation.
+    Run(Box<Resolved>),
+    /// Help or version text; its `print` writes it to stdout.
+    Text(Box<clap::Error>),
+}
+
+/// Reads a command line, without the program's name.
+///
+/// # Errors
+/// [`Error::Config`] and [`Error::Input`], naming key and place.
+pub fn invocation(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation> {
+    match cli::parse(arguments)? {
+        cli::Parsed::Text(text) => Ok(Invocation::Text(text)),
+        cli::Parsed::Arguments(arguments) => {
+            Ok(Invocation::Run(Box::new(resolve_arguments(&arguments)?)))
+        }
+    }
+}
+
+/// Reads a command line that asks for a run; see [`invocation`].
+///
+/// # Errors
+/// As [`invocation`]; also when help or the version is asked for.
+pub fn resolve(arguments: impl IntoIterator<Item = OsString>) -> Result<Resolved> {
+    match invocation(arguments)? {
+        Invocation::Run(resolved) => Ok(*resolved),
+        Invocation::Text(_) => Err(Error::config(
+            "--help",
+            "help and version are no configuration",
+            "leave the flag out",
+        )),
+    }
+}
+
+/// Reads a configuration file alone, such as a run directory's.
+///
+/// # Errors
+/// [`Error::Config`] and [`Error::Input`], naming key and place.
+pub fn read(path: &Path) -> Result<Config> {
+    complete(&yaml::read(path)?)
+}
+
+/// Reads a configuration that stands in the file at `path`, such as a checkpoint's.
+///
+/// # Errors
+/// [`Error::Config`] and [`Error::Input`], naming key and place.
+pub fn parse(text: &str, path: &Path) -> Result<Config> {
+    complete(&yaml::parse(text, path)?)
+}
+
+fn complete(entries: &[Entry]) -> Result<Config> {
+    let mut draft = Draft::default();
+    draft.apply_source(entries)?;
+    Ok(draft.finish()?.config)
+}
+
+fn resolve_arguments(arguments: &cli::Arguments) -> Result<Resolved> {
+    let mut sources = Vec::new();
+    for file in &arguments.files {
+        sources.push(yaml::read(file)?);
+    }
+    sources.push(arguments.flags.clone());
+    let mut resolved = resolve_sources(&sources)?;
+    if resolved.config.run.resume {
+        // The stored configuration comes first, so that a resumed run need not be told again what it is.
+        let run_dir = rundir::locate(&resolved.config);
+        let stored = run_dir.join(CONFIG_FILE);
+        if stored.is_file() {
+            let mut entries = yaml::read(&stored)?;
+            entries.retain(|entry| {
+                keys::find(&entry.key).is_none_or(|key| key.scope != Scope::Invocation)
+            });
+            sources.insert(0, entries);
+            resolved = resolve_sources(&sources)?;
+            resolved.config.run.run_dir = Some(run_dir);
+        }
+    }
+    resolved.explain = arguments.explain;
+    Ok(resolved)
+}
+
+fn resolve_sources(sources: &[Vec<Entry>]) -> Result<Resolved> {
+    let mut draft = Draft::default();
+    for source in sources {
+        draft.apply_source(source)?;
+    }
+    draft.finish()
+}
+
+/// A configuration in the making.
+#[derive(Default)]
+struct Draft {
+    resolved: Resolved,
+    /// Last value of each key as written, for checks across keys.
+    written: BTreeMap<&'static str, Value>,
+}
+
+impl Draft {
+    /// Applies the entries of one file, or all flags.
+    fn apply_source(&mut self, entries: &[Entry]) -> Result<()> {
+        let mut seen: BTreeMap<&'static str, Value> = BTreeMap::new();
+        for entry in entries {
+            self.apply(entry, &mut seen)?;
+        }
+        check_pairs(&seen, entries)
+    }
+
+    fn apply(&mut self, entry: &Entry, seen: &mut BTreeMap<&'static str, Value>) -> Result<()> {
+        if entry.key == "eval_args" {
+            return self.apply_eval_args(entry, seen);
+        }
+        if let Some(key) = keys::find(&entry.key) {
+            return self.apply_key(key, entry, seen);
+        }
+        if let Some(foreign) = foreign::find(&entry.key) {
+            return self.apply_foreign(foreign, entry);
+        }
+        match nested(entry) {
+            Some(nested) => self.apply(&nested, seen),
+            None => Err(unknown(entry)),
+        }
+    }
+
+    fn apply_eval_args(
+        &mut self,
+        entry: &Entry,
+        seen: &mut BTreeMap<&'static str, Value>,
+    ) -> Result<()> {
+        match &entry.value {
+            Value::Map(fields) => fields.iter().try_for_each(|(field, value)| {
+                let key = format!("eval_args.{field}");
+                self.apply(&Entry { key, value: value.clone(), place: entry.place.clone() }, seen)
+            }),
+            value if value.is_null() => Ok(()),
+            value => Err(problem_at(
+                entry,
+                Problem::new(
+                    format!("`{}` is not a mapping", value.brief()),
+                    "write eval_args: {split: {LS: valid_and_test}, order: TO, mode: full}",
+                ),
+            )),
+        }
+    }
+
+    fn apply_key(
+        &mut self,
+        key: &'static Key,
+        entry: &Entry,
+        seen: &mut BTreeMap<&'static str, Value>,
+    ) -> Result<()> {
+        (key.set)(&mut self.resolved.config, &entry.value)
+            .map_err(|problem| problem_at(entry, problem))?;
+        self.resolved.origins.insert(key.name, entry.place.clone());
+        self.written.insert(key.name, entry.value.clone());
+        let again = seen.insert(key.name, entry.value.clone()).is_some();
+        if again && entry.place != Place::Flag {
+            return Err(problem_at(
+                entry,
+                Problem::new(
+                    format!("{} is given twice in one file", key.name),
+                    "keep one of the two lines",
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn apply_foreign(&mut self, foreign: &foreign::Foreign, entry: &Entry) -> Result<()> {
+        if foreign.is_satisfied(&entry.value) {
+            let name = foreign.name.to_string();
+            if !self.resolved.satisfied.contains(&name) {
+                self.resolved.satisfied.push(name);
+            }
+            return Ok(());
+        }
+        match foreign.otherwise {
+            Otherwise::Ignore(reason) => {
+                self.resolved
+                    .notes
+                    .push(format!("{} ({}): ignored: {reason}", foreign.name, entry.place));
+                Ok(())
+            }
+            Otherwise::Reject { problem, remedy } => Err(problem_at(
+                entry,
+                Problem::new(format!("`{}`: {problem}", entry.value.brief()), remedy),
+            )),
+        }
+    }
+
+    /// Checks across keys, then the ranges of all values.
+    fn finish(mut self) -> Result<Resolved> {
+        self.check_learner()?;
+        self.check_rating_field()?;
+        self.compute_valid_metric();
+        let origins = &self.resolved.origins;
+        validate::validate(&self.resolved.config).map_err(|error| match error {
+            Error::Config { key, problem, remedy } => {
+                let place = keys::find(&key).and_then(|key| origins.get(key.name));
+                let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+                Error::config(key, format!("{problem}{place}"), remedy)
+            }
+            other => other,
+        })?;
+        Ok(self.resolved)
+    }
+
+    /// RecBole's `adam` adds the decay to the gradient, which is another optimizer unless it is 0.
+    fn check_learner(&self) -> Result<()> {
+        let adam = self.written.get("learner").is_some_and(
+            |value| matches!(value, Value::Text(name) if name.trim().eq_ignore_ascii_case("adam")),
+        );
+        if adam && self.resolved.config.train.weight_decay != 0.0 {
+            return Err(Error::config(
+                "learner",
+                "adam with weight_decay would add the decay to the gradient; only decoupled decay \
+                 is available",
+                "write learner: adamw, or weight_decay: 0",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_rating_field(&self) -> Result<()> {
+        let Some(Value::Map(fields)) = self.written.get("val_interval") else { return Ok(()) };
+        let rating = self.resolved.config.data.rating_field.as_deref();
+        match fields.iter().find(|(field, _)| Some(field.as_str()) != rating) {
+            Some((field, _)) => Err(Error::config(
+                "val_interval",
+                format!("`{}` is not the rating column", shorten(field)),
+                "only ratings can be filtered by value; name the column in RATING_FIELD",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The metric that picks the best epoch has to be among those computed.
+    fn compute_valid_metric(&mut self) {
+        let eval = &mut self.resolved.config.eval;
+        let (metric, k) = eval.valid_metric;
+        let mut added = false;
+        if !eval.metrics.contains(&metric) {
+            let mut metrics = eval.metrics.clone();
+            metrics.push(metric);
+            eval.metrics = Metric::ALL.into_iter().filter(|m| metrics.contains(m)).collect();
+            added = true;
+        }
+        if let Err(position) = eval.topk.binary_search(&k) {
+            eval.topk.insert(position, k);
+            added = true;
+        }
+        if added {
+            self.resolved.notes.push(format!(
+                "valid_metric: {} is computed in addition to metrics and topk",
+                metric.key(k)
+            ));
+        }
+    }
+}
+
+/// `clip_grad_norm.max_norm: 5` as `clip_grad_norm: {max_norm: 5}`, where the part before a dot is a key.
+fn nested(entry: &Entry) -> Option<Entry> {
+    /// Deep enough for `eval_args.split.LS`.
+    const MAX_PARTS: usize = 4;
+    if entry.key.split('.').count() > MAX_PARTS {
+        return None;
+    }
+    let mut dots = entry.key.match_indices('.').rev().map(|(at, _)| at);
+    let at = dots.find(|&at| keys::find(&entry.key[..at]).is_some())?;
+    let value = entry.key[at + 1..]
+        .rsplit('.')
+        .fold(entry.value.clone(), |value, field| Value::Map(vec![(field.to_string(), value)]));
+    Some(Entry { key: entry.key[..at].to_string(), value, place: entry.place.clone() })
+}
+
+/// Keys that exclude each other within one source; between sources the later one wins.
+fn check_pairs(seen: &BTreeMap<&'static str, Value>, entries: &[Entry]) -> Result<()> {
+    let place = entries.first().map(|entry| match &entry.place {
+        Place::File { path, .. } => path.display().to_string(),
+        flag => flag.to_string(),
+    });
+    let place = place.unwrap_or_default();
+    if seen.contains_key("train_batch_size") && seen.contains_key("train_batch_sequences") {
+        return Err(Error::config(
+            "train_batch_sequences",
+            format!("given together with train_batch_size ({place})"),
+            "keep one of them: interactions a batch, or sequences a batch",
+        ));
+    }
+    let truth = |key| seen.get(key).and_then(|value| super::parse::boolean(value).ok());
+    if let (Some(filter), Some(repeatable)) = (truth("filter_seen"), truth("repeatable"))
+        && filter == repeatable
+    {
+        return Err(Error::config(
+            "repeatable",
+            format!("{repeatable} contradicts filter_seen: {filter} ({place})"),
+            "keep filter_seen alone; repeatable: true means filter_seen: false",
+        ));
+    }
+    Ok(())
+}
+
+fn problem_at(entry: &Entry, problem: Problem) -> Error {
+    Error::config(
+        shorten(&entry.key),
+        format!("{} ({})", problem.problem, entry.place),
+        problem.remedy,
+    )
+}
+
+fn unknown(entry: &Entry) -> Error {
+    if cli::COMMAND_LINE_ONLY.contains(&entry.key.as_str()) {
+        let remedy = format!("remove it here and give --{} instead", entry.key);
+        return problem_at(entry, Problem::new("belongs on the command line", remedy));
+    }
+    let remedy = match foreign::suggest(&entry.key) {
+        Some(name) => format!("write {name}; b4r-train --help lists all keys"),
+        None => "remove it; b4r-train --help lists all keys".to_string(),
+    };
+    problem_at(entry, Problem::new("there is no such key", remedy))
+}

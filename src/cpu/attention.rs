@@ -1,0 +1,277 @@
+//! Multi-head attention within each sequence of a packed batch: for head h of width K,
+//! context = dropout(softmax(q kᵀ / √K)) v, with queries at all rows or only at those that are read.
+//!
+//! Forward keeps the probabilities, one sign bit each telling whether dropout took it: backward then needs
+//! neither exponentials nor random numbers.
+
+use super::dropout::AttentionDropout;
+use super::gemm::{Into, Matrix, MatrixMut, multiply};
+use super::lane::Rows;
+use super::math::exp;
+use super::vector::{dot, max, sum, vectorized};
+
+/// One lane's sequences and the sizes of its heads.
+#[derive(Clone, Copy)]
+pub struct Sequences<'a> {
+    /// `[B + 1]` where each sequence begins among the lane's tokens.
+    pub cu_seqlens: &'a [u32],
+    /// `[B + 1]` where each sequence begins among the lane's queries.
+    pub cu_queries: &'a [u32],
+    /// Which tokens the queries are.
+    pub rows: Rows<'a>,
+    /// Index of the first sequence within the whole batch.
+    pub first: usize,
+    /// `H`
+    pub heads: usize,
+    /// `D`
+    pub width: usize,
+}
+
+/// One head of one sequence.
+struct Head {
+    /// Queries' first row and count.
+    query: usize,
+    queries: usize,
+    /// Keys' first row and count.
+    key: usize,
+    keys: usize,
+    /// First channel.
+    channel: usize,
+    /// First element among the probabilities.
+    probability: usize,
+    /// sequence · H + head, within the whole batch.
+    sequence_head: u32,
+}
+
+impl Sequences<'_> {
+    /// Elements that the probabilities of all heads and sequences take.
+    pub fn probability_count(&self) -> usize {
+        let lengths = self.cu_seqlens.windows(2).zip(self.cu_queries.windows(2));
+        lengths.map(|(k, q)| (k[1] - k[0]) as usize * (q[1] - q[0]) as usize).sum::<usize>()
+            * self.heads
+    }
+
+    /// `K`
+    fn head_width(&self) -> usize {
+        self.width / self.heads
+    }
+
+    fn for_each_head(&self, mut body: impl FnMut(Head)) {
+        let mut probability = 0;
+        let lengths = self.cu_seqlens.windows(2).zip(self.cu_queries.windows(2));
+        for (sequence, (k, q)) in lengths.enumerate() {
+            let (keys, queries) = ((k[1] - k[0]) as usize, (q[1] - q[0]) as usize);
+            for head in 0..self.heads {
+                body(Head {
+                    query: q[0] as usize,
+                    queries,
+                    key: k[0] as usize,
+                    keys,
+                    channel: head * self.head_width(),
+                    probability,
+                    sequence_head: ((self.first + sequence) * self.heads + head) as u32,
+                });
+                probability += keys * queries;
+            }
+        }
+    }
+
+    fn query_matrix<'a>(&self, head: &Head, x: &'a [f32]) -> Matrix<'a> {
+        let first = head.query * self.width + head.channel;
+        Matrix::strided(&x[first..], head.queries, self.head_width(), self.width)
+    }
+
+    fn query_matrix_mut<'a>(&self, head: &Head, x: &'a mut [f32]) -> MatrixMut<'a> {
+        let first = head.query * self.width + head.channel;
+        MatrixMut::strided(&mut x[first..], head.queries, self.head_width(), self.width)
+    }
+
+    /// Keys where `part` is 0, values where it is 1.
+    fn key_matrix<'a>(&self, head: &Head, kv: &'a [f32], part: usize) -> Matrix<'a> {
+        let first = (head.key * 2 + part) * self.width + head.channel;
+        Matrix::strided(&kv[first..], head.keys, self.head_width(), 2 * self.width)
+    }
+
+    fn key_matrix_mut<'a>(&self, head: &Head, kv: &'a mut [f32], part: usize) -> MatrixMut<'a> {
+        let first = (head.key * 2 + part) * self.width + head.channel;
+        MatrixMut::strided(&mut kv[first..], head.keys, self.head_width(), 2 * self.width)
+    }
+}
+
+/// Matrices of one head, `[queries, keys]`.
+#[derive(Default)]
+pub struct Scratch {
+    dropped: Vec<f32>,
+    d_scores: Vec<f32>,
+    halves: Vec<u16>,
+}
+
+/// Writes the signed probabilities and `context [Tq, D]` from `q [Tq, D]` and `kv [T, 2D]`.
+pub fn forward(
+    sequences: &Sequences,
+    dropout: Option<&AttentionDropout>,
+    q: &[f32],
+    kv: &[f32],
+    scratch: &mut Scratch,
+    probabilities: &mut [f32],
+    context: &mut [f32],
+) {
+    let scale = 1.0 / (sequences.head_width() as f32).sqrt();
+    sequences.for_each_head(|head| {
+        if head.queries == 0 {
+            return;
+        }
+        let elements = head.queries * head.keys;
+        let scores = &mut probabilities[head.probability..][..elements];
+        let queries = sequences.query_matrix(&head, q);
+        let keys = sequences.key_matrix(&head, kv, 0);
+        let values = sequences.key_matrix(&head, kv, 1);
+        let product = MatrixMut::new(scores, head.queries, head.keys);
+        multiply(product, Into::Assign, scale, queries, keys.t());
+        vectorized(
+            #[inline(always)]
+            || scores.chunks_exact_mut(head.keys).for_each(softmax),
+        );
+        let weights: &[f32] = match dropout {
+            None => scores,
+            Some(dropout) => {
+                scratch.dropped.resize(elements, 0.0);
+                let Scratch { dropped, halves, .. } = &mut *scratch;
+                drop_probabilities(sequences, &head, dropout, scores, dropped, halves);
+                dropped
+            }
+        };
+        let weights = Matrix::new(weights, head.queries, head.keys);
+        multiply(sequences.query_matrix_mut(&head, context), Into::Assign, 1.0, weights, values);
+    });
+}
+
+#[inline(always)]
+fn softmax(row: &mut [f32]) {
+    let top = max(row);
+    for x in row.iter_mut() {
+        *x = exp(*x - top);
+    }
+    let inverse = 1.0 / sum(row);
+    for x in row.iter_mut() {
+        *x *= inverse;
+    }
+}
+
+/// Marks the probabilities that are dropped by their sign and writes the rest, scaled, to `dropped`.
+fn drop_probabilities(
+    sequences: &Sequences,
+    head: &Head,
+    dropout: &AttentionDropout,
+    scores: &mut [f32],
+    dropped: &mut [f32],
+    halves: &mut Vec<u16>,
+) {
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = scores.chunks_exact_mut(head.keys).zip(dropped.chunks_exact_mut(head.keys));
+            for (query, (row, dropped)) in rows.enumerate() {
+                let position = sequences.rows.token(head.query + query) - head.key;
+                dropout.row(head.sequence_head, position as u32, head.keys, halves);
+                for ((p, out), &half) in row.iter_mut().zip(dropped).zip(&*halves) {
+                    let factor = dropout.rate.factor(half);
+                    *out = *p * factor;
+                    *p = if factor == 0.0 { -*p } else { *p };
+                }
+            }
+        },
+    );
+}
+
+/// Writes `d_q [Tq, D]` and `d_kv [T, 2D]` from the context, its gradient and what forward kept.
+///
+/// With w the dropped weights: dv = wᵀ dc, dw = dc vᵀ, ds = p (dp - Σ w dw) where Σ w dw = c · dc row by
+/// row, dq = ds k / √K, dk = dsᵀ q / √K.
+#[expect(clippy::too_many_arguments, reason = "mirrors the forward pass, one argument a tensor")]
+pub fn backward(
+    sequences: &Sequences,
+    survivor_scale: f32,
+    q: &[f32],
+    kv: &[f32],
+    probabilities: &[f32],
+    context: &[f32],
+    d_context: &[f32],
+    scratch: &mut Scratch,
+    d_q: &mut [f32],
+    d_kv: &mut [f32],
+) {
+    let scale = 1.0 / (sequences.head_width() as f32).sqrt();
+    sequences.for_each_head(|head| {
+        if head.queries == 0 {
+            zero_keys(sequences, &head, d_kv);
+            return;
+        }
+        let elements = head.queries * head.keys;
+        scratch.dropped.resize(elements, 0.0);
+        scratch.d_scores.resize(elements, 0.0);
+        let probabilities = &probabilities[head.probability..][..elements];
+        let values = sequences.key_matrix(&head, kv, 1);
+        let d_out = sequences.query_matrix(&head, d_context);
+        let product = MatrixMut::new(&mut scratch.d_scores, head.queries, head.keys);
+        multiply(product, Into::Assign, 1.0, d_out, values.t());
+        score_gradients(
+            sequences,
+            &head,
+            survivor_scale,
+            probabilities,
+            context,
+            d_context,
+            scratch,
+        );
+        let weights = Matrix::new(&scratch.dropped, head.queries, head.keys);
+        let d_scores = Matrix::new(&scratch.d_scores, head.queries, head.keys);
+        let d_values = sequences.key_matrix_mut(&head, d_kv, 1);
+        multiply(d_values, Into::Assign, 1.0, weights.t(), d_out);
+        let keys = sequences.key_matrix(&head, kv, 0);
+        multiply(sequences.query_matrix_mut(&head, d_q), Into::Assign, scale, d_scores, keys);
+        let d_keys = sequences.key_matrix_mut(&head, d_kv, 0);
+        multiply(d_keys, Into::Assign, scale, d_scores.t(), sequences.query_matrix(&head, q));
+    });
+}
+
+/// A sequence without queries gives its keys and values no gradient.
+fn zero_keys(sequences: &Sequences, head: &Head, d_kv: &mut [f32]) {
+    for key in head.key..head.key + head.keys {
+        for part in 0..2 {
+            let first = (key * 2 + part) * sequences.width + head.channel;
+            d_kv[first..first + sequences.head_width()].fill(0.0);
+        }
+    }
+}
+
+/// Replaces dw in `d_scores` by ds and fills `dropped` with w.
+fn score_gradients(
+    sequences: &Sequences,
+    head: &Head,
+    survivor_scale: f32,
+    probabilities: &[f32],
+    context: &[f32],
+    d_context: &[f32],
+    scratch: &mut Scratch,
+) {
+    let k = sequences.head_width();
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = probabilities
+                .chunks_exact(head.keys)
+                .zip(scratch.dropped.chunks_exact_mut(head.keys));
+            let rows = rows.zip(scratch.d_scores.chunks_exact_mut(head.keys)).enumerate();
+            for (query, ((probabilities, weights), d_scores)) in rows {
+                let first = (head.query + query) * sequences.width + head.channel;
+                let delta = dot(&context[first..][..k], &d_context[first..][..k]);
+                for ((&p, weight), d) in probabilities.iter().zip(weights).zip(d_scores) {
+                    let factor = if p.is_sign_negative() { 0.0 } else { survivor_scale };
+                    *weight = p * factor;
+                    *d = p.abs() * (*d * factor - delta);
+                }
+            }
+        },
+    );
+}

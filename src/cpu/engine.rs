@@ -1,0 +1,414 @@
+//! Whole batches on the CPU: the one place with threads.
+//!
+//! A training step: lanes forward; item softmax over all lanes' rows, tile by tile; lanes backward, each into
+//! a gradient of its own; reduction over lanes, item rows and arena blocks; AdamW. Every task writes what no
+//! other task writes and every sum has one order, so results do not depend on the number of threads.
+
+use super::adamw::{self, AdamW};
+use super::embedding;
+use super::item_softmax::Problem;
+use super::lane::{Piece, Randomness, View};
+use super::passes::{Lane, Scratch};
+use super::rank;
+use super::vector::{add_scaled, vectorized};
+use crate::batch::Batch;
+use crate::config::{ModelConfig, TrainConfig};
+use crate::model::activations::{ActivationGradients, Activations, LayerActivations};
+use crate::model::backward::backward;
+use crate::model::engine::{Engine, State, Step, StepOutcome};
+use crate::model::forward::forward;
+use crate::model::init::initial_parameters;
+use crate::model::params::ParameterTable;
+use crate::{Error, Result, memory};
+use rayon::prelude::*;
+use softmax::ItemSoftmax;
+use std::ops::Range;
+
+mod softmax;
+
+/// Lanes a batch is cut into; fixed, so that results do not depend on threads, and enough for as many of them.
+const LANES: usize = 16;
+/// Elements of the arena that one task reduces or updates.
+const ARENA_BLOCK: usize = 1 << 15;
+/// Rows of the item table that one task adds token gradients to.
+const ITEM_ROWS: usize = 64;
+
+/// The model on the CPU.
+pub struct CpuEngine {
+    model: ModelConfig,
+    table: ParameterTable,
+    items: usize,
+    optimizer: Optimizer,
+    state: State,
+    gradient: Vec<f32>,
+    lanes: Vec<LaneMemory>,
+    /// `[P, D]` head outputs of all lanes.
+    head_rows: Vec<f32>,
+    softmax: ItemSoftmax,
+    /// `[T, D]` gradients of the embedding sums.
+    d_tokens: Vec<f32>,
+    pool: rayon::ThreadPool,
+}
+
+struct Optimizer {
+    betas: (f64, f64),
+    epsilon: f64,
+    weight_decay: f32,
+    clip_norm: Option<f64>,
+}
+
+/// What a lane keeps between steps: buffers, never values.
+struct LaneMemory {
+    piece: Piece,
+    activations: Activations<Vec<f32>>,
+    gradients: ActivationGradients<Vec<f32>>,
+    /// Gradient of the arena from `dense_start` on.
+    dense: Vec<f32>,
+    scratch: Scratch,
+}
+
+impl CpuEngine {
+    /// A model with freshly drawn weights. `threads` 0 takes every core.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when weights, moments and gradients do not fit; [`Error::Config`] when the threads
+    /// cannot be started.
+    pub fn new(
+        model: &ModelConfig,
+        train: &TrainConfig,
+        items: usize,
+        threads: usize,
+    ) -> Result<Self> {
+        let needed = Self::memory_needed(model, items);
+        memory::require("the model", needed, "lower hidden_size, n_layers or inner_size")?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("b4r-cpu-{index}"))
+            .build()
+            .map_err(|error| Error::config("threads", error.to_string(), "use fewer threads"))?;
+        let table = ParameterTable::new(model, items);
+        let parameters = initial_parameters(&table, model.initializer_range, train.seed);
+        let zeros = || vec![0.0; table.total];
+        let state = State { parameters, first_moment: zeros(), second_moment: zeros() };
+        Ok(CpuEngine {
+            model: model.clone(),
+            items,
+            optimizer: Optimizer {
+                betas: (train.beta1, train.beta2),
+                epsilon: train.epsilon,
+                weight_decay: train.weight_decay as f32,
+                clip_norm: train.clip_norm,
+            },
+            state,
+            gradient: zeros(),
+            lanes: (0..LANES).map(|_| LaneMemory::new(model.n_layers)).collect(),
+            head_rows: Vec::new(),
+            softmax: ItemSoftmax::default(),
+            d_tokens: Vec::new(),
+            table,
+            pool,
+        })
+    }
+
+    /// Bytes for weights, moments, gradients and the lanes' own gradients: 16 a parameter, and 4 a lane for
+    /// each parameter whose number does not grow with `V`.
+    pub fn memory_needed(model: &ModelConfig, items: usize) -> u128 {
+        let all = ParameterTable::count(model, items);
+        let tables = if model.tied { 1 } else { 2 };
+        let sparse = tables * (items as u128 + 2) * model.hidden_size as u128 + items as u128 + 1;
+        16 * all + 4 * LANES as u128 * (all - sparse)
+    }
+
+    /// Gradient of the last step, laid out like the weights.
+    pub fn gradient(&self) -> &[f32] {
+        &self.gradient
+    }
+
+    /// Loss and, in [`Self::gradient`], the gradients of all weights; weights are left as they are.
+    /// Dropout is on where `step` gives it an address.
+    pub fn loss_and_gradient(&mut self, batch: &Batch, randomness: Option<Randomness>) -> f64 {
+        self.assign(batch);
+        self.forward(batch, randomness);
+        let loss = self.item_softmax(batch);
+        self.backward(batch, randomness);
+        self.reduce_dense();
+        self.scatter_tokens(batch);
+        loss
+    }
+
+    /// Cuts the batch into lanes of about as many tokens each.
+    fn assign(&mut self, batch: &Batch) {
+        let total = batch.token_count().max(1);
+        let middle = |sequence: usize| {
+            (batch.cu_seqlens[sequence] as usize + batch.cu_seqlens[sequence + 1] as usize) / 2
+        };
+        let mut start = 0;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let mut end = start;
+            while end < batch.sequence_count() && middle(end) * LANES / total <= index {
+                end += 1;
+            }
+            lane.piece.assign(batch, start..end);
+            start = end;
+        }
+    }
+
+    fn forward(&mut self, batch: &Batch, randomness: Option<Randomness>) {
+        let CpuEngine { model, table, state, lanes, pool, .. } = self;
+        let (model, table, parameters) = (&*model, &*table, &state.parameters[..]);
+        pool.install(|| {
+            lanes.par_iter_mut().with_max_len(1).for_each(|lane| {
+                let LaneMemory { piece, activations, scratch, .. } = lane;
+                if piece.sequences.is_empty() {
+                    return;
+                }
+                let view = View { model, table, parameters, batch, piece, randomness };
+                let mut lane = Lane { view, gradient: &mut [], d_tokens: &mut [], scratch };
+                forward(&mut lane, activations);
+            });
+        });
+        self.head_rows.clear();
+        for lane in self.lanes.iter().filter(|lane| !lane.piece.sequences.is_empty()) {
+            self.head_rows.extend_from_slice(&lane.activations.head.output);
+        }
+    }
+
+    fn backward(&mut self, batch: &Batch, randomness: Option<Randomness>) {
+        let d = self.model.hidden_size;
+        self.d_tokens.resize(batch.token_count() * d, 0.0);
+        let CpuEngine { model, table, state, lanes, pool, softmax, .. } = self;
+        let (model, table, parameters) = (&*model, &*table, &state.parameters[..]);
+        let dense = table.total - table.dense_start;
+        let mut rest = &mut self.d_tokens[..];
+        let mut work = Vec::with_capacity(lanes.len());
+        for lane in lanes.iter_mut().filter(|lane| !lane.piece.sequences.is_empty()) {
+            let (d_tokens, tail) = rest.split_at_mut(lane.piece.tokens.len() * d);
+            rest = tail;
+            work.push((lane, d_tokens));
+        }
+        let d_rows = &softmax.d_rows;
+        pool.install(|| {
+            work.into_par_iter().with_max_len(1).for_each(|(lane, d_tokens)| {
+                let LaneMemory { piece, activations, gradients, dense: gradient, scratch } = lane;
+                gradients.head.clear();
+                gradients.head.extend_from_slice(&d_rows[piece.rows.start * d..piece.rows.end * d]);
+                gradient.clear();
+                gradient.resize(dense, 0.0);
+                let view = View { model, table, parameters, batch, piece, randomness };
+                backward(&mut Lane { view, gradient, d_tokens, scratch }, activations, gradients);
+            });
+        });
+    }
+
+    /// Mean loss; leaves the gradients of the rows, the output table and the output bias.
+    fn item_softmax(&mut self, batch: &Batch) -> f64 {
+        let CpuEngine { table, state, softmax, pool, gradient, .. } = self;
+        let d = self.model.hidden_size;
+        let places = [item_rows(&table.output_table(), d, self.items), bias_rows(table)];
+        let [d_table, d_bias] = match gradient.get_disjoint_mut(places) {
+            Ok(pieces) => pieces,
+            Err(error) => unreachable!("output table and bias overlap: {error}"),
+        };
+        let problem =
+            problem(table, &state.parameters, &self.head_rows, &batch.targets, self.items, d);
+        pool.install(|| softmax.run(&problem, &batch.target_segments, d_table, d_bias))
+    }
+
+    /// Sums the lanes' gradients, in lane order.
+    fn reduce_dense(&mut self) {
+        let lanes: Vec<&[f32]> = self
+            .lanes
+            .iter()
+            .filter(|lane| !lane.piece.sequences.is_empty())
+            .map(|lane| &lane.dense[..])
+            .collect();
+        let dense = &mut self.gradient[self.table.dense_start..];
+        self.pool.install(|| {
+            dense.par_chunks_mut(ARENA_BLOCK).enumerate().for_each(|(block, out)| {
+                out.fill(0.0);
+                for lane in &lanes {
+                    let lane = &lane[block * ARENA_BLOCK..][..out.len()];
+                    vectorized(
+                        #[inline(always)]
+                        || add_scaled(out, 1.0, lane),
+                    );
+                }
+            });
+        });
+    }
+
+    /// Adds the tokens' gradients to the item table's.
+    fn scatter_tokens(&mut self, batch: &Batch) {
+        let d = self.model.hidden_size;
+        let mask = self.items + 1;
+        let (tied, segments, d_tokens) = (self.model.tied, &batch.token_segments, &self.d_tokens);
+        let d_items = &mut self.gradient[self.table.item_embedding.clone()];
+        self.pool.install(|| {
+            d_items.par_chunks_mut(ITEM_ROWS * d).enumerate().for_each(|(block, out)| {
+                let first = block * ITEM_ROWS;
+                let end = first + out.len() / d;
+                // The softmax has assigned the rows of real items where the tables are one.
+                if !tied {
+                    out.fill(0.0);
+                } else if (first..end).contains(&mask) {
+                    out[(mask - first) * d..][..d].fill(0.0);
+                }
+                let bound = |row: usize| segments.keys.partition_point(|&key| (key as usize) < row);
+                let keys = bound(first)..bound(end);
+                embedding::scatter(segments, keys, d_tokens, out, first, d);
+            });
+        });
+    }
+
+    /// Sum of squares of the whole gradient.
+    fn squared_gradient_norm(&self) -> f64 {
+        let partial: Vec<f64> = self
+            .pool
+            .install(|| self.gradient.par_chunks(ARENA_BLOCK).map(adamw::squared_norm).collect());
+        partial.iter().sum()
+    }
+
+    fn update(&mut self, step: &Step, gradient_norm: f64) {
+        let scale = match self.optimizer.clip_norm {
+            Some(bound) if gradient_norm > bound => (bound / gradient_norm) as f32,
+            _ => 1.0,
+        };
+        let Optimizer { betas, epsilon, weight_decay, .. } = self.optimizer;
+        let adamw = AdamW::new(step.number, step.learning_rate, betas, epsilon, scale);
+        let table = &self.table;
+        let State { parameters, first_moment, second_moment } = &mut self.state;
+        let gradient = &self.gradient;
+        self.pool.install(|| {
+            parameters
+                .par_chunks_mut(ARENA_BLOCK)
+                .zip(gradient.par_chunks(ARENA_BLOCK))
+                .zip(first_moment.par_chunks_mut(ARENA_BLOCK))
+                .zip(second_moment.par_chunks_mut(ARENA_BLOCK))
+                .enumerate()
+                .for_each(|(block, (((p, g), m), v))| {
+                    let mut done = 0;
+                    while done < p.len() {
+                        let tensor = table.tensor_at(block * ARENA_BLOCK + done);
+                        let end = (tensor.range().end - block * ARENA_BLOCK).min(p.len());
+                        let decay = if tensor.decay { weight_decay } else { 0.0 };
+                        let span = done..end;
+                        let (p, g) = (&mut p[span.clone()], &g[span.clone()]);
+                        adamw.update(decay, p, g, &mut m[span.clone()], &mut v[span]);
+                        done = end;
+                    }
+                });
+        });
+    }
+
+    /// Error for a step whose loss or gradient is not finite, naming the first tensor at fault.
+    fn non_finite(&self, step: &Step, loss: f64) -> Error {
+        let at_fault = |tensor: &&crate::model::params::Tensor| {
+            !adamw::squared_norm(&self.gradient[tensor.range()]).is_finite()
+        };
+        let tensor = match self.table.tensors.iter().find(at_fault) {
+            _ if !loss.is_finite() => "loss".to_string(),
+            Some(tensor) => format!("gradient of {}", tensor.name),
+            None => "gradient norm".to_string(),
+        };
+        Error::NonFinite { step: step.number, tensor, learning_rate: step.learning_rate }
+    }
+}
+
+impl Engine for CpuEngine {
+    fn table(&self) -> &ParameterTable {
+        &self.table
+    }
+
+    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome> {
+        let randomness = Randomness { seed: step.seed, step: step.number };
+        let loss = self.loss_and_gradient(batch, Some(randomness));
+        let gradient_norm = self.squared_gradient_norm().sqrt();
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Err(self.non_finite(step, loss));
+        }
+        self.update(step, gradient_norm);
+        Ok(StepOutcome { loss, gradient_norm })
+    }
+
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
+        self.assign(batch);
+        self.forward(batch, None);
+        let d = self.model.hidden_size;
+        let rows = &self.head_rows;
+        let problem =
+            problem(&self.table, &self.state.parameters, rows, &batch.targets, self.items, d);
+        let at_once = rank::rows_at_once(self.items);
+        let mut ranks = vec![0; batch.row_count()];
+        self.pool.install(|| {
+            ranks.par_chunks_mut(at_once).enumerate().for_each_init(
+                Vec::new,
+                |scores, (block, out)| {
+                    let first = block * at_once;
+                    let rows = &rows[first * d..(first + out.len()) * d];
+                    rank::scores(&Problem { rows, ..problem }, scores);
+                    for (index, (out, scores)) in
+                        out.iter_mut().zip(scores.chunks_exact(problem.items())).enumerate()
+                    {
+                        let row = first + index;
+                        *out = rank::rank(scores, batch.targets[row], seen[row]);
+                    }
+                },
+            );
+        });
+        Ok(ranks)
+    }
+
+    fn state(&self) -> State {
+        self.state.clone()
+    }
+
+    fn parameters(&self) -> Vec<f32> {
+        self.state.parameters.clone()
+    }
+
+    fn load_state(&mut self, state: &State) {
+        self.state.parameters.copy_from_slice(&state.parameters);
+        self.state.first_moment.copy_from_slice(&state.first_moment);
+        self.state.second_moment.copy_from_slice(&state.second_moment);
+    }
+}
+
+impl LaneMemory {
+    fn new(layers: usize) -> Self {
+        LaneMemory {
+            piece: Piece::default(),
+            activations: Activations {
+                layers: (0..layers).map(|_| LayerActivations::default()).collect(),
+                ..Activations::default()
+            },
+            gradients: ActivationGradients::default(),
+            dense: Vec::new(),
+            scratch: Scratch::default(),
+        }
+    }
+}
+
+/// Rows 1 to `V` of a `[V + 2, D]` table.
+fn item_rows(table: &Range<usize>, d: usize, items: usize) -> Range<usize> {
+    table.start + d..table.start + (items + 1) * d
+}
+
+/// Entries 1 to `V` of the output bias.
+fn bias_rows(table: &ParameterTable) -> Range<usize> {
+    table.output_bias.start + 1..table.output_bias.end
+}
+
+fn problem<'a>(
+    table: &ParameterTable,
+    parameters: &'a [f32],
+    rows: &'a [f32],
+    targets: &'a [u32],
+    items: usize,
+    d: usize,
+) -> Problem<'a> {
+    let output = item_rows(&table.output_table(), d, items);
+    Problem { rows, targets, table: &parameters[output], bias: &parameters[bias_rows(table)] }
+}
+
+#[cfg(test)]
+mod tests;

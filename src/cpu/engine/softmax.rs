@@ -1,0 +1,132 @@
+//! The item softmax over all threads: first the tiles of a chunk of rows, then item blocks, then row blocks.
+
+use crate::batch::Segments;
+use crate::cpu::gemm::Into;
+use crate::cpu::item_softmax::{self, Chunk, Problem, TILE_ITEMS, Tiling};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Memory kept between steps, and the gradient of the rows.
+#[derive(Default)]
+pub struct ItemSoftmax {
+    /// `[P, D]` gradient of the head's outputs.
+    pub d_rows: Vec<f32>,
+    tiles: Vec<f32>,
+    factors: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+impl ItemSoftmax {
+    /// Returns the mean loss; leaves `d_rows` and writes `d_table [V, D]` and `d_bias [V]`.
+    /// To be called within the engine's thread pool.
+    pub fn run(
+        &mut self,
+        problem: &Problem,
+        targets: &Segments,
+        d_table: &mut [f32],
+        d_bias: &mut [f32],
+    ) -> f64 {
+        let (rows, d) = (problem.targets.len(), problem.width());
+        let tiling = Tiling::new(rows, problem.items());
+        let mut d_rows = std::mem::take(&mut self.d_rows);
+        d_rows.resize(rows * d, 0.0);
+        let mut loss = 0.0;
+        for start in (0..rows).step_by(tiling.chunk_rows) {
+            let end = (start + tiling.chunk_rows).min(rows);
+            let (chunk, chunk_loss) = self.fill_chunk(problem, tiling, start..end);
+            loss += chunk_loss;
+            let into = if start == 0 { Into::Assign } else { Into::Add };
+            item_gradients(problem, &chunk, into, d_table, d_bias);
+            row_gradients(problem, &chunk, &mut d_rows[start * d..end * d]);
+        }
+        subtract_targets(problem, &tiling, targets, d_table, d_bias);
+        self.d_rows = d_rows;
+        loss / rows as f64
+    }
+
+    /// Fills the tiles of a chunk of rows; returns them and the sum of the rows' losses.
+    fn fill_chunk(
+        &mut self,
+        problem: &Problem,
+        tiling: Tiling,
+        rows: Range<usize>,
+    ) -> (Chunk<'_>, f64) {
+        let ItemSoftmax { tiles, factors, sums, .. } = self;
+        let (tile_rows, blocks) = (tiling.tile_rows(), tiling.item_blocks());
+        let count = rows.len().div_ceil(tile_rows) * blocks;
+        tiles.resize(count * tiling.tile_len(), 0.0);
+        factors.resize(count * tile_rows, 0.0);
+        sums.resize(count * tile_rows, 0.0);
+        let block_rows = |block: usize| {
+            let start = rows.start + block * tile_rows;
+            start..(start + tile_rows).min(rows.end)
+        };
+        tiles
+            .par_chunks_mut(tiling.tile_len())
+            .zip(factors.par_chunks_mut(tile_rows).zip(sums.par_chunks_mut(tile_rows)))
+            .enumerate()
+            .for_each(|(number, (tile, (maxima, sums)))| {
+                let items = tiling.block_items(number % blocks);
+                item_softmax::exponentials(
+                    problem,
+                    block_rows(number / blocks),
+                    items,
+                    tile,
+                    maxima,
+                    sums,
+                );
+            });
+        let losses: Vec<f64> = factors
+            .par_chunks_mut(blocks * tile_rows)
+            .zip(sums.par_chunks(blocks * tile_rows))
+            .enumerate()
+            .map(|(block, (maxima, sums))| {
+                item_softmax::combine(problem, tile_rows, block_rows(block), maxima, sums)
+            })
+            .collect();
+        let chunk = Chunk { tiling, rows: (rows.start, rows.end), tiles, factors };
+        (chunk, losses.iter().sum())
+    }
+}
+
+fn item_gradients(
+    problem: &Problem,
+    chunk: &Chunk,
+    into: Into,
+    d_table: &mut [f32],
+    d_bias: &mut [f32],
+) {
+    d_table
+        .par_chunks_mut(TILE_ITEMS * problem.width())
+        .zip(d_bias.par_chunks_mut(TILE_ITEMS))
+        .enumerate()
+        .for_each_init(Vec::new, |weighted, (block, (d_table, d_bias))| {
+            item_softmax::item_gradient(problem, chunk, block, into, weighted, d_table, d_bias);
+        });
+}
+
+fn subtract_targets(
+    problem: &Problem,
+    tiling: &Tiling,
+    targets: &Segments,
+    d_table: &mut [f32],
+    d_bias: &mut [f32],
+) {
+    d_table
+        .par_chunks_mut(TILE_ITEMS * problem.width())
+        .zip(d_bias.par_chunks_mut(TILE_ITEMS))
+        .enumerate()
+        .for_each(|(block, (d_table, d_bias))| {
+            let items = tiling.block_items(block);
+            item_softmax::subtract_targets(problem, targets, items, d_table, d_bias);
+        });
+}
+
+fn row_gradients(problem: &Problem, chunk: &Chunk, d_rows: &mut [f32]) {
+    d_rows.par_chunks_mut(chunk.tiling.tile_rows() * problem.width()).enumerate().for_each_init(
+        Vec::new,
+        |product, (block, d_rows)| {
+            item_softmax::row_gradient(problem, chunk, block, product, d_rows);
+        },
+    );
+}

@@ -1,0 +1,161 @@
+//! Feed-forward network with its residual: y = x + dropout(f(a W1ᵀ + b1) W2ᵀ + b2), then layer norm where
+//! norms stand after the sublayers; `a` is x, or its layer norm where they stand before.
+//!
+//! Forward keeps u = a W1ᵀ + b1; backward computes f(u) and f'(u) again, since they share their exponential.
+
+use super::gemm::{Into, Matrix, MatrixMut, multiply};
+use super::layernorm::NormGradient;
+use super::linear::{self, Linear, LinearGradient};
+use super::math::{ActivationLoop, ValueSlope, with_activation};
+use super::projection::{NormSaved, Residual, Tail};
+use super::vector::vectorized;
+use crate::config::Activation;
+
+/// Rows worked on at a time, so that their `F`-wide intermediates stay in the second-level cache.
+const CHUNK: usize = 128;
+
+/// The two linear maps, `[F, D]` and `[D, F]`, and what stands between them.
+#[derive(Clone, Copy)]
+pub struct FeedForward<'a> {
+    /// W1, b1
+    pub inner: Linear<'a>,
+    /// W2, b2
+    pub outer: Linear<'a>,
+    /// f
+    pub activation: Activation,
+}
+
+/// Gradients of the two linear maps, accumulated.
+pub struct FeedForwardGradient<'a> {
+    /// dW1, db1
+    pub inner: LinearGradient<'a>,
+    /// dW2, db2
+    pub outer: LinearGradient<'a>,
+}
+
+/// Buffers of `CHUNK` rows of width `F`.
+#[derive(Default)]
+pub struct Scratch {
+    activated: Vec<f32>,
+    slope: Vec<f32>,
+    d_hidden: Vec<f32>,
+}
+
+impl Scratch {
+    fn resize(&mut self, elements: usize) {
+        for buffer in [&mut self.activated, &mut self.slope, &mut self.d_hidden] {
+            buffer.resize(elements, 0.0);
+        }
+    }
+}
+
+/// Writes `hidden [Tq, F]` (u) and `output [Tq, D]` from `input [Tq, D]` (a) and the residual x.
+#[expect(clippy::too_many_arguments, reason = "one argument a tensor")]
+pub fn forward(
+    ffn: &FeedForward,
+    tail: &Tail,
+    input: &[f32],
+    residual: Residual,
+    scratch: &mut Scratch,
+    hidden: &mut [f32],
+    saved: NormSaved,
+    output: &mut [f32],
+) {
+    let (d, f) = (ffn.inner.inputs(), ffn.inner.outputs());
+    scratch.resize(CHUNK * f);
+    let chunks = input.chunks(CHUNK * d).zip(hidden.chunks_mut(CHUNK * f));
+    for ((input, hidden), output) in chunks.zip(output.chunks_mut(CHUNK * d)) {
+        let rows = input.len() / d;
+        let activated = &mut scratch.activated[..rows * f];
+        linear::forward(&ffn.inner, rows, input, hidden);
+        with_activation(ffn.activation, Values { hidden, activated });
+        linear::forward(&ffn.outer, rows, activated, output);
+    }
+    tail.forward(d, residual, saved, output);
+}
+
+/// Replaces the gradient of the output `[Tq, D]` by the residual's gradient, adds the gradient of `input`
+/// to `d_input` (or to the residual's gradient itself where `d_input` is `None`), and adds to the weights'
+/// gradients. `d_linear` is scratch `[Tq, D]`.
+#[expect(clippy::too_many_arguments, reason = "mirrors the forward pass, one argument a tensor")]
+pub fn backward(
+    ffn: &FeedForward,
+    tail: &Tail,
+    input: &[f32],
+    scratch: &mut Scratch,
+    hidden: &[f32],
+    normalized: &[f32],
+    rstd: &[f32],
+    gradient: &mut FeedForwardGradient,
+    d_norm: &mut NormGradient,
+    d_output: &mut [f32],
+    d_linear: &mut [f32],
+    d_input: Option<&mut [f32]>,
+) {
+    let (d, f) = (ffn.inner.inputs(), ffn.inner.outputs());
+    scratch.resize(CHUNK * f);
+    tail.backward(d, normalized, rstd, d_norm, d_output, d_linear);
+    let d_input = d_input.unwrap_or(d_output);
+    let chunks = d_linear.chunks(CHUNK * d).zip(hidden.chunks(CHUNK * f));
+    for ((d_linear, hidden), (input, d_input)) in
+        chunks.zip(input.chunks(CHUNK * d).zip(d_input.chunks_mut(CHUNK * d)))
+    {
+        let rows = d_linear.len() / d;
+        let activated = &mut scratch.activated[..rows * f];
+        let slope = &mut scratch.slope[..rows * f];
+        let d_hidden = &mut scratch.d_hidden[..rows * f];
+        with_activation(ffn.activation, ValuesAndSlopes { hidden, activated, slope });
+        linear::backward_weight(&mut gradient.outer, rows, activated, d_linear);
+        let product = MatrixMut::new(d_hidden, rows, f);
+        multiply(product, Into::Assign, 1.0, Matrix::new(d_linear, rows, d), ffn.outer.matrix());
+        vectorized(
+            #[inline(always)]
+            || d_hidden.iter_mut().zip(&*slope).for_each(|(d, &s)| *d *= s),
+        );
+        linear::backward_weight(&mut gradient.inner, rows, input, d_hidden);
+        linear::backward_input(&ffn.inner, rows, d_hidden, Into::Add, d_input);
+    }
+}
+
+struct Values<'a> {
+    hidden: &'a [f32],
+    activated: &'a mut [f32],
+}
+
+impl ActivationLoop for Values<'_> {
+    #[inline(always)]
+    fn run(self, f: impl Fn(f32) -> ValueSlope) {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (value, &u) in self.activated.iter_mut().zip(self.hidden) {
+                    *value = f(u).value;
+                }
+            },
+        );
+    }
+}
+
+struct ValuesAndSlopes<'a> {
+    hidden: &'a [f32],
+    activated: &'a mut [f32],
+    slope: &'a mut [f32],
+}
+
+impl ActivationLoop for ValuesAndSlopes<'_> {
+    #[inline(always)]
+    fn run(self, f: impl Fn(f32) -> ValueSlope) {
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((value, slope), &u) in
+                    self.activated.iter_mut().zip(self.slope).zip(self.hidden)
+                {
+                    let point = f(u);
+                    *value = point.value;
+                    *slope = point.slope;
+                }
+            },
+        );
+    }
+}

@@ -1,0 +1,322 @@
+//! Softmax cross-entropy over all `V` items at the `P` masked rows: logits = h Eᵀ + b, PAD and MASK left out;
+//! loss = mean over rows of logsumexp - logit of the target.
+//!
+//! The `P x V` matrix never exists. Rows go through in chunks that fit a fixed budget; a chunk is cut into
+//! tiles of rows by items, and a tile keeps e^(logit - m) with m its own row maximum. Once a row's
+//! logsumexp is known, the probabilities are the tile times one factor a row, so the factor goes into the
+//! small operand of each gradient product and the tiles are never walked over again:
+//! dE[block] = Σ tileᵀ (factor · h), dh = Σ factor · (tile E[block]). Targets are subtracted apart, since
+//! they are sparse. 6 P D V FLOPs, one exponential a logit.
+//!
+//! The functions here are sequential; the engine runs tiles, item blocks and row blocks in parallel.
+
+use super::gemm::{Into, Matrix, MatrixMut, multiply};
+use super::math::exp;
+use super::vector::{add_scaled, dot, max, vectorized};
+use crate::batch::Segments;
+use std::ops::Range;
+
+/// Most rows of a tile.
+const TILE_ROWS: usize = 64;
+/// Items of a tile.
+pub const TILE_ITEMS: usize = 128;
+/// Elements that the tiles of one chunk may take: 128 MiB.
+const CHUNK_ELEMENTS: usize = 32 << 20;
+
+/// What the head and the output table give.
+#[derive(Clone, Copy)]
+pub struct Problem<'a> {
+    /// `[P, D]` head outputs.
+    pub rows: &'a [f32],
+    /// `[P]` target items, from 1.
+    pub targets: &'a [u32],
+    /// `[V, D]` output table without PAD and MASK.
+    pub table: &'a [f32],
+    /// `[V]` output bias without PAD.
+    pub bias: &'a [f32],
+}
+
+impl Problem<'_> {
+    /// `D`
+    pub fn width(&self) -> usize {
+        self.table.len() / self.bias.len()
+    }
+
+    /// `V`
+    pub fn items(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// Weight of a row in the mean.
+    fn weight(&self) -> f32 {
+        1.0 / self.targets.len() as f32
+    }
+
+    fn table_block(&self, items: &Range<usize>) -> Matrix<'_> {
+        let d = self.width();
+        Matrix::new(&self.table[items.start * d..items.end * d], items.len(), d)
+    }
+}
+
+/// How rows and items are cut into tiles; depends on `P` and `V` alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// Items, `V`.
+    items: usize,
+    /// Rows of a tile.
+    tile_rows: usize,
+    /// Rows of a chunk, a multiple of `tile_rows`.
+    pub chunk_rows: usize,
+}
+
+impl Tiling {
+    /// For `rows` rows and `items` items.
+    pub fn new(rows: usize, items: usize) -> Self {
+        let padded = items.div_ceil(TILE_ITEMS) * TILE_ITEMS;
+        let most = (CHUNK_ELEMENTS / padded).max(1);
+        let tile_rows = most.min(TILE_ROWS);
+        let most = most / tile_rows * tile_rows;
+        let chunks = rows.div_ceil(most).max(1);
+        let chunk_rows = rows.div_ceil(chunks).div_ceil(tile_rows).max(1) * tile_rows;
+        Tiling { items, tile_rows, chunk_rows }
+    }
+
+    /// Elements of a tile.
+    pub fn tile_len(&self) -> usize {
+        self.tile_rows * TILE_ITEMS
+    }
+
+    /// Rows of a tile.
+    pub fn tile_rows(&self) -> usize {
+        self.tile_rows
+    }
+
+    /// Blocks of items.
+    pub fn item_blocks(&self) -> usize {
+        self.items.div_ceil(TILE_ITEMS)
+    }
+
+    /// Items of block `block`, from 0.
+    pub fn block_items(&self, block: usize) -> Range<usize> {
+        block * TILE_ITEMS..((block + 1) * TILE_ITEMS).min(self.items)
+    }
+}
+
+/// A chunk of rows and the tiles made of it: tile (row block i, item block j) is number i · item_blocks + j.
+#[derive(Clone, Copy)]
+pub struct Chunk<'a> {
+    /// Cut of the whole problem.
+    pub tiling: Tiling,
+    /// The chunk's rows.
+    pub rows: (usize, usize),
+    /// e^(logit - m), tile by tile.
+    pub tiles: &'a [f32],
+    /// Factor of each tile's rows, `tile_rows` a tile.
+    pub factors: &'a [f32],
+}
+
+impl Chunk<'_> {
+    /// Blocks of rows.
+    pub fn row_blocks(&self) -> usize {
+        (self.rows.1 - self.rows.0).div_ceil(self.tiling.tile_rows)
+    }
+
+    /// Rows of block `block`, within the whole problem.
+    fn block_rows(&self, block: usize) -> Range<usize> {
+        let start = self.rows.0 + block * self.tiling.tile_rows;
+        start..(start + self.tiling.tile_rows).min(self.rows.1)
+    }
+
+    fn tile(&self, row_block: usize, item_block: usize) -> (&[f32], &[f32]) {
+        let number = row_block * self.tiling.item_blocks() + item_block;
+        (
+            &self.tiles[number * self.tiling.tile_len()..][..self.tiling.tile_len()],
+            &self.factors[number * self.tiling.tile_rows..][..self.tiling.tile_rows],
+        )
+    }
+}
+
+/// Fills one tile with e^(logit - m) and writes m and the sum of each of its rows.
+pub fn exponentials(
+    problem: &Problem,
+    rows: Range<usize>,
+    items: Range<usize>,
+    tile: &mut [f32],
+    maxima: &mut [f32],
+    sums: &mut [f32],
+) {
+    let d = problem.width();
+    let tile = &mut tile[..rows.len() * items.len()];
+    let bias = &problem.bias[items.clone()];
+    let h = Matrix::new(&problem.rows[rows.start * d..rows.end * d], rows.len(), d);
+    let product = MatrixMut::new(tile, rows.len(), items.len());
+    multiply(product, Into::Assign, 1.0, h, problem.table_block(&items).t());
+    vectorized(
+        #[inline(always)]
+        || {
+            for ((row, top), total) in tile.chunks_exact_mut(items.len()).zip(maxima).zip(sums) {
+                add_scaled(row, 1.0, bias);
+                *top = max(row);
+                for x in row.iter_mut() {
+                    *x = exp(*x - *top);
+                }
+                *total = super::vector::sum(row);
+            }
+        },
+    );
+}
+
+/// From the row maxima and sums of one row block's tiles: turns the maxima into factors
+/// e^(m - logsumexp) / P and returns the sum of the rows' losses.
+pub fn combine(
+    problem: &Problem,
+    tile_rows: usize,
+    rows: Range<usize>,
+    maxima: &mut [f32],
+    sums: &[f32],
+) -> f64 {
+    let d = problem.width();
+    let mut loss = 0.0;
+    for (local, row) in rows.enumerate() {
+        let entries = (local..maxima.len()).step_by(tile_rows);
+        let top = entries.clone().map(|i| maxima[i]).fold(f32::NEG_INFINITY, f32::max);
+        let mut total = 0.0f64;
+        for i in entries.clone() {
+            maxima[i] = exp(maxima[i] - top);
+            total += f64::from(sums[i]) * f64::from(maxima[i]);
+        }
+        let scale = problem.weight() / total as f32;
+        entries.for_each(|i| maxima[i] *= scale);
+        let target = problem.targets[row] as usize - 1;
+        let h = &problem.rows[row * d..][..d];
+        let logit = dot(h, &problem.table[target * d..][..d]) + problem.bias[target];
+        loss += f64::from(top) + total.ln() - f64::from(logit);
+    }
+    loss
+}
+
+/// Writes (`Assign`) or adds (`Add`) one item block's gradients `d_table [items, D]` and `d_bias [items]`,
+/// targets not yet subtracted. `weighted` is scratch.
+pub fn item_gradient(
+    problem: &Problem,
+    chunk: &Chunk,
+    item_block: usize,
+    into: Into,
+    weighted: &mut Vec<f32>,
+    d_table: &mut [f32],
+    d_bias: &mut [f32],
+) {
+    let d = problem.width();
+    let count = d_bias.len();
+    if into == Into::Assign {
+        d_bias.fill(0.0);
+    }
+    for row_block in 0..chunk.row_blocks() {
+        let rows = chunk.block_rows(row_block);
+        let (tile, factors) = chunk.tile(row_block, item_block);
+        let tile = &tile[..rows.len() * count];
+        weighted.clear();
+        weighted.extend_from_slice(&problem.rows[rows.start * d..rows.end * d]);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (row, (h, &factor)) in weighted.chunks_exact_mut(d).zip(factors).enumerate() {
+                    h.iter_mut().for_each(|x| *x *= factor);
+                    add_scaled(d_bias, factor, &tile[row * count..][..count]);
+                }
+            },
+        );
+        let into = if row_block == 0 { into } else { Into::Add };
+        let product = MatrixMut::new(d_table, count, d);
+        let tile = Matrix::new(tile, rows.len(), count).t();
+        multiply(product, into, 1.0, tile, Matrix::new(weighted, rows.len(), d));
+    }
+}
+
+/// Subtracts the targets in `segments` (keys are item indices from 1) that fall into `items` (from 0).
+pub fn subtract_targets(
+    problem: &Problem,
+    segments: &Segments,
+    items: Range<usize>,
+    d_table: &mut [f32],
+    d_bias: &mut [f32],
+) {
+    let d = problem.width();
+    let first = segments.keys.partition_point(|&key| (key as usize) < items.start + 1);
+    let last = segments.keys.partition_point(|&key| (key as usize) < items.end + 1);
+    vectorized(
+        #[inline(always)]
+        || {
+            for key in first..last {
+                let item = segments.keys[key] as usize - 1 - items.start;
+                for &row in &segments.indices
+                    [segments.offsets[key] as usize..segments.offsets[key + 1] as usize]
+                {
+                    let h = &problem.rows[row as usize * d..][..d];
+                    add_scaled(&mut d_table[item * d..][..d], -problem.weight(), h);
+                    d_bias[item] -= problem.weight();
+                }
+            }
+        },
+    );
+}
+
+/// Writes one row block's gradient `d_rows [rows, D]`. `product` is scratch.
+pub fn row_gradient(
+    problem: &Problem,
+    chunk: &Chunk,
+    row_block: usize,
+    product: &mut Vec<f32>,
+    d_rows: &mut [f32],
+) {
+    let d = problem.width();
+    let rows = chunk.block_rows(row_block);
+    product.resize(rows.len() * d, 0.0);
+    vectorized(
+        #[inline(always)]
+        || {
+            for (out, row) in d_rows.chunks_exact_mut(d).zip(rows.clone()) {
+                let target = problem.targets[row] as usize - 1;
+                for (x, &e) in out.iter_mut().zip(&problem.table[target * d..][..d]) {
+                    *x = -problem.weight() * e;
+                }
+            }
+        },
+    );
+    for item_block in 0..chunk.tiling.item_blocks() {
+        let items = chunk.tiling.block_items(item_block);
+        let (tile, factors) = chunk.tile(row_block, item_block);
+        let tile = Matrix::new(&tile[..rows.len() * items.len()], rows.len(), items.len());
+        let out = MatrixMut::new(product, rows.len(), d);
+        multiply(out, Into::Assign, 1.0, tile, problem.table_block(&items));
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((out, product), &factor) in
+                    d_rows.chunks_exact_mut(d).zip(product.chunks_exact(d)).zip(factors)
+                {
+                    add_scaled(out, factor, product);
+                }
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_stay_within_their_budget() {
+        for (rows, items) in
+            [(1, 1), (1000, 1682), (3300, 3416), (1300, 26_744), (9, 1 << 20), (5, 1 << 27)]
+        {
+            let tiling = Tiling::new(rows, items);
+            let chunk = tiling.chunk_rows.min(rows.next_multiple_of(tiling.tile_rows));
+            let padded = tiling.item_blocks() * TILE_ITEMS;
+            assert!(chunk * padded <= CHUNK_ELEMENTS.max(padded), "{rows} x {items}: {tiling:?}");
+            assert_eq!(tiling.chunk_rows % tiling.tile_rows, 0);
+            assert_eq!(tiling.block_items(tiling.item_blocks() - 1).end, items);
+        }
+    }
+}

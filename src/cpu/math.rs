@@ -1,0 +1,141 @@
+//! Elementary functions that the compiler can vectorise: no branches, no library calls.
+
+use crate::config::Activation;
+
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// ln 2 split so that `n * LN2_HIGH` is exact for the `n` that occur.
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// e^x to about one unit in the last place; arguments below -87.3 give the smallest normal numbers,
+/// above 88.3 about 2e38. NaN stays NaN.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    let clamped = if x < -87.3 { -87.3 } else { x };
+    let clamped = if clamped > 88.3 { 88.3 } else { clamped };
+    let shifted = clamped * LOG2_E + ROUNDER;
+    let n = shifted - ROUNDER;
+    let r = clamped - n * LN2_HIGH - n * LN2_LOW;
+    // Minimax polynomial of e^r on |r| <= ln 2 / 2 (Cephes' coefficients).
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 0.166_666_65;
+    p = p * r + 0.5;
+    let mantissa = p * r * r + r + 1.0;
+    // 2^n by its exponent bits: the low bits of `shifted` are n, and n + 127 lies in 1..=254.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    mantissa * scale
+}
+
+/// Value and derivative of an activation at one point.
+#[derive(Clone, Copy)]
+pub struct ValueSlope {
+    /// f(u)
+    pub value: f32,
+    /// f'(u)
+    pub slope: f32,
+}
+
+/// Exact GELU, u Φ(u), with its derivative Φ(u) + u φ(u); Φ by Abramowitz and Stegun 7.1.26 (absolute
+/// error 1.5e-7), whose exponential is φ's as well.
+#[inline(always)]
+pub fn gelu(u: f32) -> ValueSlope {
+    let x = u.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let gauss = exp(-x * x);
+    let t = 1.0 / (1.0 + 0.327_591_1 * x);
+    let mut p = 1.061_405_4;
+    p = p * t - 1.453_152;
+    p = p * t + 1.421_413_8;
+    p = p * t - 0.284_496_74;
+    p = p * t + 0.254_829_6;
+    // Half of erfc(|u| / √2): the smaller tail.
+    let tail = 0.5 * p * t * gauss;
+    let cdf = if u < 0.0 { tail } else { 1.0 - tail };
+    const INV_SQRT_2PI: f32 = 0.398_942_3;
+    ValueSlope { value: u * cdf, slope: cdf + u * gauss * INV_SQRT_2PI }
+}
+
+/// GELU by the tanh approximation of Hendrycks and Gimpel, with its derivative.
+#[inline(always)]
+pub fn gelu_tanh(u: f32) -> ValueSlope {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    const CUBIC: f32 = 0.044_715;
+    let inner = SQRT_2_OVER_PI * (u + CUBIC * u * u * u);
+    // tanh(z) = 1 - 2 / (e^{2z} + 1)
+    let tanh = 1.0 - 2.0 / (exp(2.0 * inner) + 1.0);
+    let inner_slope = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * u * u);
+    ValueSlope {
+        value: 0.5 * u * (1.0 + tanh),
+        slope: 0.5 * (1.0 + tanh) + 0.5 * u * (1.0 - tanh * tanh) * inner_slope,
+    }
+}
+
+/// max(u, 0); the derivative at 0 is 0.
+#[inline(always)]
+pub fn relu(u: f32) -> ValueSlope {
+    if u > 0.0 {
+        ValueSlope { value: u, slope: 1.0 }
+    } else {
+        // u * 0 keeps NaN.
+        ValueSlope { value: u * 0.0, slope: 0.0 }
+    }
+}
+
+/// Runs `body` with the chosen activation as a function the compiler can inline into it.
+#[inline(always)]
+pub fn with_activation(activation: Activation, body: impl ActivationLoop) {
+    match activation {
+        Activation::Gelu => body.run(gelu),
+        Activation::GeluTanh => body.run(gelu_tanh),
+        Activation::Relu => body.run(relu),
+    }
+}
+
+/// A loop over an activation that is not known until run time.
+pub trait ActivationLoop {
+    /// The loop, for one activation.
+    fn run(self, f: impl Fn(f32) -> ValueSlope);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points() -> impl Iterator<Item = f32> {
+        (-9000..=9000).map(|i| i as f32 / 1000.0)
+    }
+
+    #[test]
+    fn exp_is_accurate() {
+        for x in points().map(|x| x * 9.6) {
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error < 2e-7, "exp({x}): relative error {error}");
+        }
+        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e30) < 1.3e-38 && exp(1e30).is_finite());
+    }
+
+    /// Derivatives against central differences of the function's own values in f64.
+    #[test]
+    fn activations_agree_with_their_slopes() {
+        let tanh =
+            |u: f64| 0.5 * u * (1.0 + (0.797_884_560_8 * (u + 0.044_715 * u.powi(3))).tanh());
+        for u in points() {
+            let wide = f64::from(u);
+            let h = 1e-5;
+            let slope = (tanh(wide + h) - tanh(wide - h)) / (2.0 * h);
+            assert!((f64::from(gelu_tanh(u).value) - tanh(wide)).abs() < 2e-6, "{u}");
+            assert!((f64::from(gelu_tanh(u).slope) - slope).abs() < 2e-6, "{u}");
+            assert!((gelu(u).value - gelu_tanh(u).value).abs() < 1e-3, "{u}");
+            assert!((gelu(u).slope - gelu_tanh(u).slope).abs() < 3e-3, "{u}");
+        }
+        assert_eq!(relu(-2.0).value, 0.0);
+        assert!(gelu(f32::NAN).value.is_nan() && relu(f32::NAN).value.is_nan());
+    }
+}

@@ -1,0 +1,42 @@
+//! An engine that notices signals between batches of an evaluation, which may take minutes.
+
+use super::signals::Signals;
+use crate::Result;
+use crate::batch::Batch;
+use crate::model::engine::{Engine, State, Step, StepOutcome};
+use crate::model::params::ParameterTable;
+
+/// Passes everything on to `engine`, but ranks nothing more once a signal has come.
+pub struct Interruptible<'a> {
+    /// Does the work.
+    pub engine: &'a mut dyn Engine,
+    /// Where signals arrive.
+    pub signals: &'a Signals,
+}
+
+impl Engine for Interruptible<'_> {
+    fn table(&self) -> &ParameterTable {
+        self.engine.table()
+    }
+
+    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome> {
+        self.engine.train_step(batch, step)
+    }
+
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
+        self.signals.check()?;
+        self.engine.rank(batch, seen)
+    }
+
+    fn state(&self) -> State {
+        self.engine.state()
+    }
+
+    fn parameters(&self) -> Vec<f32> {
+        self.engine.parameters()
+    }
+
+    fn load_state(&mut self, state: &State) {
+        self.engine.load_state(state);
+    }
+}

@@ -1,0 +1,135 @@
+//! `model.safetensors`: the weights under RecBole's names, readable by anything that reads safetensors.
+
+use super::tensor_file::{Source, TensorFile, write};
+use crate::Result;
+use crate::model::params::ParameterTable;
+use std::path::Path;
+
+const REMEDY: &str =
+    "give the model.safetensors of a run whose config.yaml and items.tsv stand beside it";
+
+/// Writes the arena `parameters` by tensor; `items_sha256` names the vocabulary its rows stand for.
+///
+/// # Errors
+/// [`crate::Error::Io`] when the disk refuses; the file that was there stays.
+pub fn write_model(
+    path: &Path,
+    table: &ParameterTable,
+    parameters: &[f32],
+    items_sha256: &str,
+) -> Result<()> {
+    let note = serde_json::json!({ "format": 1, "items_sha256": items_sha256 }).to_string();
+    write(path, Some(note), &sources("", table, parameters), false)
+}
+
+/// Reads weights laid out by `table` from a file that holds exactly its tensors, in any order.
+///
+/// # Errors
+/// [`crate::Error::Io`] when it cannot be read; [`crate::Error::Checkpoint`] when it is damaged, has other tensors or
+/// shapes, or weights that are not finite.
+pub fn read_model(path: &Path, table: &ParameterTable) -> Result<Vec<f32>> {
+    let mut file = TensorFile::open(path, REMEDY)?;
+    if let Some(stranger) = file.names().iter().find(|name| table.find(name).is_none()) {
+        return Err(file.problem(format!("tensor `{stranger}` belongs to no model like this one")));
+    }
+    check_shapes(&file, "", table)?;
+    let parameters = read_arena(&mut file, "", table)?;
+    match parameters.iter().position(|value| !value.is_finite()) {
+        Some(index) => {
+            let name = &table.tensor_at(index).name;
+            Err(file.problem(format!("tensor `{name}` has a value that is not finite")))
+        }
+        None => Ok(parameters),
+    }
+}
+
+/// The tensors of one arena, each called `prefix` and its name.
+pub fn sources<'a>(prefix: &str, table: &ParameterTable, arena: &'a [f32]) -> Vec<Source<'a>> {
+    let of = |tensor: &crate::model::params::Tensor| {
+        Source::f32(format!("{prefix}{}", tensor.name), &tensor.shape, &arena[tensor.range()])
+    };
+    table.tensors.iter().map(of).collect()
+}
+
+/// Checks that `file` holds every tensor of an arena written by [`sources`], before memory is taken for it.
+///
+/// # Errors
+/// [`crate::Error::Checkpoint`] naming the first that does not fit.
+pub fn check_shapes(file: &TensorFile, prefix: &str, table: &ParameterTable) -> Result<()> {
+    let mut tensors = table.tensors.iter();
+    tensors
+        .try_for_each(|tensor| file.require_f32(&format!("{prefix}{}", tensor.name), &tensor.shape))
+}
+
+/// Reads an arena written by [`sources`].
+///
+/// # Errors
+/// [`crate::Error::Io`], [`crate::Error::Checkpoint`].
+pub fn read_arena(file: &mut TensorFile, prefix: &str, table: &ParameterTable) -> Result<Vec<f32>> {
+    let mut arena = vec![0.0; table.total];
+    for tensor in &table.tensors {
+        let name = format!("{prefix}{}", tensor.name);
+        file.read_f32(&name, &tensor.shape, &mut arena[tensor.range()])?;
+    }
+    Ok(arena)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelConfig;
+
+    fn small() -> ParameterTable {
+        let config = ModelConfig {
+            hidden_size: 4,
+            inner_size: 8,
+            n_layers: 1,
+            max_len: 3,
+            ..ModelConfig::default()
+        };
+        ParameterTable::new(&config, 5)
+    }
+
+    #[test]
+    fn comes_back_as_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let table = small();
+        let weights: Vec<f32> = (0..table.total).map(|i| i as f32 * 0.5 - 3.0).collect();
+        write_model(&path, &table, &weights, "ab").unwrap();
+        assert_eq!(read_model(&path, &table).unwrap(), weights);
+        let bytes = std::fs::read(&path).unwrap();
+        let parsed = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(parsed.tensor("item_embedding.weight").unwrap().shape(), [7, 4]);
+        assert_eq!(parsed.len(), table.tensors.len());
+    }
+
+    #[test]
+    fn refuses_another_models_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let table = small();
+        let mut weights = vec![0.0; table.total];
+        write_model(&path, &table, &weights, "ab").unwrap();
+        let other = ModelConfig {
+            hidden_size: 4,
+            inner_size: 8,
+            n_layers: 2,
+            max_len: 3,
+            ..ModelConfig::default()
+        };
+        let error = read_model(&path, &ParameterTable::new(&other, 5)).unwrap_err().to_string();
+        assert!(error.contains("trm_encoder.layer.1"), "{error}");
+        let error = read_model(&path, &ParameterTable::new(&other, 6)).unwrap_err().to_string();
+        assert!(error.contains("[7, 4]") && error.contains("[8, 4]"), "{error}");
+        weights[30] = f32::NAN;
+        write_model(&path, &table, &weights, "ab").unwrap();
+        let error = read_model(&path, &table).unwrap_err().to_string();
+        assert!(error.contains("not finite"), "{error}");
+        let extra = [Source::f32("spare", &[1], &[0.0])];
+        let mut all = sources("", &table, &weights);
+        all.extend(extra);
+        write(&path, None, &all, false).unwrap();
+        assert!(read_model(&path, &table).unwrap_err().to_string().contains("spare"));
+    }
+}

@@ -1,0 +1,177 @@
+//! Everything before the first step: data, split, batches, and whether it all fits into memory.
+
+use super::progress::{draws_bars, say};
+use super::schedule;
+use crate::batch::TrainingBatches;
+use crate::config::{Config, ModelConfig};
+use crate::cpu::CpuEngine;
+use crate::data::{self, Dataset, Sequences, Split};
+use crate::model::params::ParameterTable;
+use crate::{Error, Result, memory};
+use std::fmt;
+use std::sync::Arc;
+
+/// Sizes are cut to this before they are multiplied, so that nothing overflows; still beyond any machine.
+const SIZE_LIMIT: usize = 1 << 30;
+/// Arenas beside the engine's own: best weights, and weights and moments on their way to a checkpoint.
+const COPIED_ARENAS: u128 = 4;
+const REMEDY: &str = "lower hidden_size, inner_size, n_layers, max_len or train_batch_size";
+
+/// Data ready to train on.
+pub struct Prepared {
+    /// Names and vocabularies; its sequences have moved to the field beside.
+    pub dataset: Dataset,
+    /// Histories of all users.
+    pub sequences: Arc<Sequences>,
+    /// What trains and what is predicted.
+    pub split: Arc<Split>,
+    /// Training batches.
+    pub batches: Arc<TrainingBatches>,
+    /// Sizes, for people.
+    pub plan: Plan,
+}
+
+/// What a run will take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Number of weights.
+    pub parameters: u128,
+    /// Training interactions an epoch visits.
+    pub interactions: u64,
+    /// Optimizer steps an epoch.
+    pub steps_per_epoch: u64,
+    /// Last step the run can take.
+    pub planned_steps: u64,
+    /// Bytes for weights, moments, gradients, copies and activations.
+    pub memory: u128,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mebibytes, steps) = (self.memory.div_ceil(1 << 20), self.steps_per_epoch);
+        write!(
+            f,
+            "{} parameters, {} training interactions and {steps} steps an epoch, at most {} steps, \
+             about {mebibytes} MiB beside the data",
+            self.parameters, self.interactions, self.planned_steps
+        )
+    }
+}
+
+/// Loads the data, prints its statistics and plans the batches. Writes nothing.
+///
+/// # Errors
+/// Those of the data, and [`Error::Memory`] when the run would not fit; nothing large is allocated before.
+pub fn prepare(config: &Config) -> Result<Prepared> {
+    check_valid_metric(config)?;
+    // Every model has an item: what does not fit now will not fit when the data has been read.
+    memory::require("the model", model_memory(&config.model, 1), REMEDY)?;
+    let (mut dataset, statistics) = data::load(&config.data, draws_bars(config.run.progress))?;
+    say(statistics);
+    let items = dataset.item_count();
+    memory::require("the model", model_memory(&config.model, items), REMEDY)?;
+    let sequences = Arc::new(std::mem::take(&mut dataset.sequences));
+    let split = Arc::new(data::split(&sequences, config.eval.split));
+    if split.valid.is_empty() || split.test.is_empty() {
+        return Err(Error::config(
+            "dataset",
+            "no user has the 3 interactions that training, validation and test need",
+            "relax the filters, or use longer histories",
+        ));
+    }
+    let (of_sequences, of_split) = (sequences.clone(), split.clone());
+    let batches =
+        TrainingBatches::new(of_sequences, of_split, items, &config.model, &config.train)?;
+    let plan = plan(config, items, &batches);
+    memory::require("training", plan.memory, REMEDY)?;
+    Ok(Prepared { dataset, sequences, split, batches: Arc::new(batches), plan })
+}
+
+fn check_valid_metric(config: &Config) -> Result<()> {
+    let (metric, cutoff) = config.eval.valid_metric;
+    if config.eval.metrics.contains(&metric) && config.eval.topk.contains(&cutoff) {
+        return Ok(());
+    }
+    Err(Error::config(
+        "valid_metric",
+        format!("{} is not among the metrics that are computed", metric.key(cutoff)),
+        "name it in `metrics` and `topk` too",
+    ))
+}
+
+fn plan(config: &Config, items: usize, batches: &TrainingBatches) -> Plan {
+    let steps_per_epoch = batches.steps_per_epoch();
+    let evaluated = (config.eval.batch_size as u128).saturating_mul(config.model.max_len as u128);
+    let tokens = evaluated.max(u128::from(batches.max_tokens()));
+    Plan {
+        parameters: ParameterTable::count(&bounded(&config.model), items),
+        interactions: batches.interactions(),
+        steps_per_epoch,
+        planned_steps: schedule::planned_steps(&config.train, steps_per_epoch),
+        memory: model_memory(&config.model, items)
+            .saturating_add(tokens.saturating_mul(token_memory(&config.model))),
+    }
+}
+
+/// Bytes for everything whose size does not depend on the batch.
+fn model_memory(model: &ModelConfig, items: usize) -> u128 {
+    let model = bounded(model);
+    CpuEngine::memory_needed(&model, items)
+        + 4 * COPIED_ARENAS * ParameterTable::count(&model, items)
+}
+
+/// Bytes a token takes in the forward and backward pass, by the tensors that the passes keep.
+fn token_memory(model: &ModelConfig) -> u128 {
+    let model = bounded(model);
+    let [d, f, h, l, n] =
+        [model.hidden_size, model.inner_size, model.n_heads, model.max_len, model.n_layers]
+            .map(|size| size as u128);
+    let layer = 10 * d + f + h * l;
+    let gradients = 8 * d + f;
+    4 * (n * layer + gradients)
+}
+
+fn bounded(model: &ModelConfig) -> ModelConfig {
+    let cut = |size: usize| size.min(SIZE_LIMIT);
+    ModelConfig {
+        hidden_size: cut(model.hidden_size),
+        inner_size: cut(model.inner_size),
+        n_layers: cut(model.n_layers),
+        n_heads: cut(model.n_heads),
+        max_len: cut(model.max_len),
+        ..model.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absurd_sizes_are_refused_before_anything_is_read() {
+        let sizes: [fn(&mut ModelConfig) -> &mut usize; 4] = [
+            |model| &mut model.hidden_size,
+            |model| &mut model.inner_size,
+            |model| &mut model.n_layers,
+            |model| &mut model.max_len,
+        ];
+        for size in sizes {
+            for value in [1_000_000_000_000, usize::MAX] {
+                let mut config = Config::default();
+                config.data.dataset = "/does/not/exist".to_string();
+                *size(&mut config.model) = value;
+                let error = prepare(&config).err().unwrap();
+                assert!(matches!(error, Error::Memory { .. }), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_metric_that_decides_must_be_computed() {
+        let mut config = Config::default();
+        config.data.dataset = "/does/not/exist".to_string();
+        config.eval.topk = vec![5];
+        let error = prepare(&config).err().unwrap().to_string();
+        assert!(error.contains("ndcg@10") && error.contains("topk"), "{error}");
+    }
+}

@@ -1,0 +1,222 @@
+//! `results.json`, the table of test metrics, and the last line of stdout.
+
+use super::files;
+use super::progress::say;
+use crate::{Error, Result};
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::io::Write;
+use std::path::Path;
+
+/// What a finished run came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// Version of the program.
+    pub version: String,
+    /// Name of the data set.
+    pub dataset: String,
+    /// SHA-256 of the interaction file.
+    pub data_sha256: String,
+    /// What computed: `cpu`.
+    pub device: String,
+    /// Number format of the computation: `f32`.
+    pub precision: String,
+    /// Threads used.
+    pub threads: usize,
+    /// Seed.
+    pub seed: u64,
+    /// Number of weights.
+    pub parameters: usize,
+    /// Epoch whose weights are kept, from 1.
+    pub best_epoch: u32,
+    /// Epochs trained, the last perhaps in part.
+    pub epochs: u32,
+    /// Optimizer steps taken.
+    pub steps: u64,
+    /// Why training ended.
+    pub ended_by: String,
+    /// Validation metrics of the best epoch.
+    pub valid: Map<String, Value>,
+    /// Test metrics under the protocol below.
+    pub test: Map<String, Value>,
+    /// Test metrics with the items of the history left in the ranking, where `test` leaves them out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_seen_kept: Option<Map<String, Value>>,
+    /// Test metrics with the items of the history left out, where `test` ranks them too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_seen_filtered: Option<Map<String, Value>>,
+    /// Test rows whose target is in the history already: misses where seen items are left out.
+    pub seen_targets: usize,
+    /// How it was evaluated.
+    pub protocol: Protocol,
+    /// Time in training steps.
+    pub train_seconds: f64,
+    /// Time in evaluations, the test included.
+    pub eval_seconds: f64,
+    /// Tokens trained on a second of training time.
+    pub tokens_per_second: f64,
+    /// Largest resident memory of the process that finished the run.
+    pub peak_rss_bytes: u64,
+}
+
+/// How a model was evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Protocol {
+    /// How interactions were divided.
+    pub split: String,
+    /// What each target was ranked among.
+    pub mode: String,
+    /// Whether items of the history were left out of the ranking.
+    pub filter_seen: bool,
+    /// Test rows.
+    pub test_rows: usize,
+}
+
+impl Results {
+    /// Reads what [`Self::write`] wrote; `None` where there is nothing of the kind.
+    pub fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
+    /// Replaces `results.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::io("lay out", path)(std::io::Error::other(error)))?;
+        files::replace(path, |out| writeln!(out, "{text}"))
+    }
+
+    /// The table for people on stderr and, last on stdout, the test metrics as one JSON object.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when stdout refuses.
+    pub fn print(&self) -> Result<()> {
+        say(self.table());
+        say(format_args!(
+            "best epoch {} of {} (ended by {}), {:.1} s training, {:.1} s evaluation, {:.0} tokens/s, \
+             {} MiB peak memory",
+            self.best_epoch,
+            self.epochs,
+            self.ended_by,
+            self.train_seconds,
+            self.eval_seconds,
+            self.tokens_per_second,
+            self.peak_rss_bytes >> 20
+        ));
+        let line = Value::Object(self.test.clone());
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{line}")
+            .and_then(|()| stdout.flush())
+            .map_err(Error::io("write", Path::new("stdout")))
+    }
+
+    /// Test metrics with and without seen items: a row for each cut-off, a column for each metric.
+    fn table(&self) -> Table {
+        let other = self.test_seen_kept.as_ref().or(self.test_seen_filtered.as_ref());
+        let filter = self.protocol.filter_seen;
+        let blocks = [(filter, Some(&self.test)), (!filter, other)];
+        let parts = || self.test.keys().filter_map(|key| key.split_once('@'));
+        let names = distinct(parts().map(|(name, _)| name));
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED);
+        let header = ["seen items", "K"].into_iter().chain(names.iter().copied());
+        table.set_header(header.collect::<Vec<_>>());
+        for (filtered, metrics) in blocks {
+            let Some(metrics) = metrics else { continue };
+            for cutoff in distinct(parts().map(|(_, cutoff)| cutoff)) {
+                let value = |name: &&str| {
+                    let value = metrics.get(&format!("{name}@{cutoff}")).and_then(Value::as_f64);
+                    value.map_or("-".to_string(), |value| format!("{value:.4}"))
+                };
+                let seen = if filtered { "left out" } else { "ranked" };
+                let mut row = vec![seen.to_string(), cutoff.to_string()];
+                row.extend(names.iter().map(value));
+                table.add_row(row);
+            }
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+}
+
+/// `values` without repetitions, in order of first appearance.
+fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for value in values {
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Results {
+        let map = |scale: f64| {
+            let keys = ["ndcg@5", "ndcg@10", "hit@5", "hit@10"];
+            let values = keys.iter().enumerate();
+            values.map(|(i, key)| (key.to_string(), Value::from(scale / (i + 3) as f64))).collect()
+        };
+        Results {
+            version: "1".into(),
+            dataset: "d".into(),
+            data_sha256: "ab".into(),
+            device: "cpu".into(),
+            precision: "f32".into(),
+            threads: 2,
+            seed: u64::MAX,
+            parameters: 9,
+            best_epoch: 3,
+            epochs: 5,
+            steps: 50,
+            ended_by: "epochs".into(),
+            valid: map(0.1),
+            test: map(0.3),
+            test_seen_kept: Some(map(0.7)),
+            test_seen_filtered: None,
+            seen_targets: 0,
+            protocol: Protocol {
+                split: "leave_one_out".into(),
+                mode: "full".into(),
+                filter_seen: true,
+                test_rows: 7,
+            },
+            train_seconds: 1.5,
+            eval_seconds: 0.1,
+            tokens_per_second: 1e5,
+            peak_rss_bytes: 1 << 21,
+        }
+    }
+
+    #[test]
+    fn comes_back_as_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.json");
+        assert_eq!(Results::read(&path), None);
+        results().write(&path).unwrap();
+        assert_eq!(Results::read(&path), Some(results()));
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(Results::read(&path), None);
+    }
+
+    #[test]
+    fn the_table_shows_both_rankings() {
+        let text = results().table().to_string();
+        let row = |start: &str| {
+            let line = text.lines().find(|line| line.contains(start)).unwrap_or_default();
+            let fields = line.split(['│', '┆']).map(str::trim).filter(|field| !field.is_empty());
+            fields.map(str::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(row("seen items"), ["seen items", "K", "ndcg", "hit"]);
+        assert_eq!(row("left out"), ["left out", "5", "0.1000", "0.0600"]);
+        assert_eq!(row("ranked"), ["ranked", "5", "0.2333", "0.1400"]);
+    }
+}

@@ -1,0 +1,420 @@
+//! The run directory: where it lies, who may use it, and the files of it that do not change during training.
+//!
+//! | file | content |
+//! |---|---|
+//! | `config.yaml` | the resolved configuration |
+//! | `items.tsv` | `index`, `item` (external id, escaped), `interactions` |
+//! | `users.tsv` | `index`, `user` (external id, escaped) |
+//! | `histories.safetensors` | `offsets` U64 `[users + 1]` into `items` U32: each user's item indices, oldest first |
+//! | `checkpoint/state.safetensors` | the latest checkpoint |
+//! | `model.safetensors` | weights of the best epoch |
+//! | `metrics.jsonl` | a line for each evaluation |
+//! | `results.json` | what a finished run came to |
+//! | `.lock` | empty; locked while a process uses the directory, by the system, so that a kill frees it |
+//!
+//! External ids are escaped so that one line is one id: `\\`, `\t`, `\n`, `\r`.
+
+use super::files;
+use super::tensor_file::{Source, write};
+use crate::config::{Config, RunConfig};
+use crate::data::{Dataset, Sequences, Vocabulary};
+use crate::{Error, Result};
+use safetensors::tensor::Dtype;
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = ".lock";
+const CONFIG: &str = "config.yaml";
+const ITEMS: &str = "items.tsv";
+const USERS: &str = "users.tsv";
+const HISTORIES: &str = "histories.safetensors";
+const CHECKPOINT: &str = "checkpoint/state.safetensors";
+const MODEL: &str = "model.safetensors";
+const METRICS: &str = "metrics.jsonl";
+const RESULTS: &str = "results.json";
+/// Everything a run writes; the checkpoint first, so that a half-cleared directory cannot be resumed.
+const ALL: [&str; 8] = [CHECKPOINT, RESULTS, MODEL, METRICS, HISTORIES, USERS, ITEMS, CONFIG];
+
+/// A run directory that this process holds the lock of.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    /// Released by the system when the process ends, however it ends.
+    _lock: File,
+}
+
+/// Refuses, before hours of work, a directory that [`RunDir::open`] would refuse. Writes nothing.
+///
+/// # Errors
+/// [`Error::Config`].
+pub fn check(config: &Config) -> Result<()> {
+    let run = &config.run;
+    if run.resume && run.overwrite {
+        return Err(Error::config(
+            "resume",
+            "cannot stand beside `overwrite`: one continues a run, the other discards it",
+            "give one of the two",
+        ));
+    }
+    let path = locate(config);
+    match fs::metadata(&path) {
+        Ok(about) if about.is_dir() => {
+            if let Ok(lock) = File::open(path.join(LOCK)) {
+                take_lock(&lock, &path)?;
+            }
+            check_use(&path, run)?;
+        }
+        Ok(_) => return Err(unusable(&path, "it is a file")),
+        Err(_) => {}
+    }
+    // An unnamed file in the nearest folder that exists shows whether something can be written there.
+    let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
+    match tempfile::tempfile_in(existing) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(unusable(&path, &error.to_string())),
+    }
+}
+
+impl RunDir {
+    /// Creates or takes over the directory of `config`, empty but for what a resumed run continues from.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is in use, used without leave to, or cannot be written.
+    pub fn open(config: &Config) -> Result<Self> {
+        let (run, mut path) = (&config.run, locate(config));
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(|error| unusable(&path, &error.to_string()))?;
+        }
+        while let Err(error) = fs::create_dir(&path) {
+            if error.kind() != io::ErrorKind::AlreadyExists || path.is_file() {
+                return Err(unusable(&path, &error.to_string()));
+            }
+            let next = locate(config);
+            if next == path {
+                break;
+            }
+            // Another run took the free name in between.
+            path = next;
+        }
+        // Judged before the lock file appears: that file is what tells a run directory from any other.
+        check_use(&path, run)?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
+        let lock = lock.map_err(|error| unusable(&path, &error.to_string()))?;
+        take_lock(&lock, &path)?;
+        check_use(&path, run)?;
+        let directory = RunDir { path, _lock: lock };
+        if !(run.resume && directory.checkpoint().exists()) {
+            for name in ALL {
+                let file = directory.path.join(name);
+                files::remove_if_present(&file)?;
+                files::remove_if_present(&files::temporary_path(&file))?;
+            }
+        }
+        let folder = directory.path.join("checkpoint");
+        fs::create_dir_all(&folder).map_err(|error| unusable(&folder, &error.to_string()))?;
+        Ok(directory)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The latest checkpoint.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.path.join(CHECKPOINT)
+    }
+
+    /// Weights of the best epoch.
+    pub fn model(&self) -> PathBuf {
+        self.path.join(MODEL)
+    }
+
+    /// A line for each evaluation.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join(METRICS)
+    }
+
+    /// What the run came to.
+    pub fn results(&self) -> PathBuf {
+        self.path.join(RESULTS)
+    }
+
+    /// Writes the configuration and, unless they are there, the vocabularies and histories.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_inputs(
+        &self,
+        config_yaml: &str,
+        dataset: &Dataset,
+        sequences: &Sequences,
+    ) -> Result<()> {
+        files::replace(&self.path.join(CONFIG), |out| out.write_all(config_yaml.as_bytes()))?;
+        let (items, users) = (self.path.join(ITEMS), self.path.join(USERS));
+        if !items.exists() {
+            write_items(&items, &dataset.items, sequences)?;
+        }
+        if !users.exists() {
+            files::replace(&users, |out| {
+                out.write_all(b"index\tuser\n")?;
+                let mut users = dataset.users.iter().enumerate();
+                users.try_for_each(|(index, user)| writeln!(out, "{index}\t{}", escape(user)))
+            })?;
+        }
+        let histories = self.path.join(HISTORIES);
+        if !histories.exists() {
+            write_histories(&histories, sequences)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_items(path: &Path, items: &Vocabulary, sequences: &Sequences) -> Result<()> {
+    let mut counts = vec![0u64; items.len() + 1];
+    for &item in &sequences.items {
+        counts[item as usize] += 1;
+    }
+    files::replace(path, |out| {
+        out.write_all(b"index\titem\tinteractions\n")?;
+        let mut items = items.iter().zip(&counts[1..]).enumerate();
+        items.try_for_each(|(i, (item, count))| {
+            writeln!(out, "{}\t{}\t{count}", i + 1, escape(item))
+        })
+    })
+}
+
+fn write_histories(path: &Path, sequences: &Sequences) -> Result<()> {
+    let (offsets, items) = (&sequences.offsets, &sequences.items);
+    let tensors = [
+        Source {
+            name: "offsets".to_string(),
+            dtype: Dtype::U64,
+            shape: vec![offsets.len()],
+            bytes: bytemuck::cast_slice(offsets),
+        },
+        Source {
+            name: "items".to_string(),
+            dtype: Dtype::U32,
+            shape: vec![items.len()],
+            bytes: bytemuck::cast_slice(items),
+        },
+    ];
+    write(path, None, &tensors, false)
+}
+
+/// An external id on one line and in one column.
+fn escape(id: &str) -> Cow<'_, str> {
+    if !id.contains(['\\', '\t', '\n', '\r']) {
+        return Cow::Borrowed(id);
+    }
+    let replaced = id.replace('\\', "\\\\").replace('\t', "\\t");
+    Cow::Owned(replaced.replace('\n', "\\n").replace('\r', "\\r"))
+}
+
+/// SHA-256 of the item vocabulary: each id's length and bytes, in order.
+pub fn items_sha256(items: &Vocabulary) -> String {
+    let mut hasher = Sha256::new();
+    for item in items.iter() {
+        hasher.update((item.len() as u64).to_le_bytes());
+        hasher.update(item.as_bytes());
+    }
+    let mut hex = String::with_capacity(64);
+    for byte in hasher.finalize() {
+        // Writing to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+/// The directory a run with `config` would use now: `run_dir`, else `runs/<dataset>-seed<seed>` with `-2`,
+/// `-3`, ... appended: the first that is free or, to resume or overwrite, the last that is there.
+pub fn locate(config: &Config) -> PathBuf {
+    if let Some(path) = &config.run.run_dir {
+        return path.clone();
+    }
+    let name = format!("{}-seed{}", short_name(&config.data.dataset), config.train.seed);
+    let numbered = |number: u64| match number {
+        1 => Path::new("runs").join(&name),
+        _ => Path::new("runs").join(format!("{name}-{number}")),
+    };
+    let mut free = 1;
+    while numbered(free).symlink_metadata().is_ok() {
+        free += 1;
+    }
+    let existing = config.run.resume || config.run.overwrite;
+    numbered(if existing { free.max(2) - 1 } else { free })
+}
+
+/// The data set's name, or the file's without folder and extensions, safe as a file name.
+fn short_name(dataset: &str) -> String {
+    let file = Path::new(dataset).file_name().unwrap_or_default().to_string_lossy();
+    let stem = file.trim_start_matches('.').split('.').next().unwrap_or_default();
+    let safe = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' };
+    let name: String = stem.chars().map(safe).take(80).collect();
+    if name.is_empty() { "data".to_string() } else { name }
+}
+
+fn check_use(path: &Path, run: &RunConfig) -> Result<()> {
+    let Some(present) = ALL.iter().find(|name| path.join(name).symlink_metadata().is_ok()) else {
+        return Ok(());
+    };
+    if !path.join(LOCK).exists() {
+        return Err(Error::config(
+            "run_dir",
+            format!("{} holds {present}, but no run was made there", path.display()),
+            "choose another directory",
+        ));
+    }
+    if run.resume || run.overwrite {
+        return Ok(());
+    }
+    Err(Error::config(
+        "run_dir",
+        format!("{} has been used by a run ({present} is there)", path.display()),
+        "--resume continues that run, --overwrite discards it, or choose another directory",
+    ))
+}
+
+fn take_lock(lock: &File, path: &Path) -> Result<()> {
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::config(
+            "run_dir",
+            format!("another process is running in {}", path.display()),
+            "wait for it to end, or choose another directory",
+        )),
+        // A file system without locks: two runs at once are then the user's to avoid.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(error)) => Err(unusable(path, &error.to_string())),
+    }
+}
+
+fn unusable(path: &Path, why: &str) -> Error {
+    Error::config(
+        "run_dir",
+        format!("cannot write in {}: {why}", path.display()),
+        "choose a directory that can be written",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(path: &Path) -> Config {
+        let mut config = Config::default();
+        config.run.run_dir = Some(path.to_path_buf());
+        config
+    }
+
+    fn message<T: std::fmt::Debug>(outcome: Result<T>) -> String {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(&folder.path().join("a/b"));
+        check(&config).unwrap();
+        assert!(!folder.path().join("a").exists(), "a check writes nothing");
+        let held = RunDir::open(&config).unwrap();
+        config.run.resume = true;
+        assert!(message(check(&config)).contains("another process"));
+        assert!(message(RunDir::open(&config)).contains("another process"));
+        drop(held);
+        check(&config).unwrap();
+        RunDir::open(&config).unwrap();
+    }
+
+    #[test]
+    fn a_used_directory_needs_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        drop(RunDir::open(&config).unwrap());
+        let names = [CONFIG, CHECKPOINT, RESULTS];
+        names.iter().for_each(|name| fs::write(folder.path().join(name), "x").unwrap());
+        fs::write(folder.path().join("mine"), "x").unwrap();
+        assert!(message(check(&config)).contains("--resume"));
+        assert!(message(RunDir::open(&config)).contains("--overwrite"));
+        config.run.resume = true;
+        check(&config).unwrap();
+        drop(RunDir::open(&config).unwrap());
+        assert!(names.iter().all(|name| folder.path().join(name).exists()));
+        config.run.overwrite = true;
+        assert!(message(check(&config)).contains("overwrite"));
+        config.run.resume = false;
+        drop(RunDir::open(&config).unwrap());
+        assert!(!names.iter().any(|name| folder.path().join(name).exists()));
+        assert!(folder.path().join("mine").exists());
+    }
+
+    #[test]
+    fn foreign_files_are_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        config.run.overwrite = true;
+        fs::write(folder.path().join(CONFIG), "mine").unwrap();
+        assert!(message(check(&config)).contains("no run was made there"));
+        assert!(message(RunDir::open(&config)).contains("no run was made there"));
+        assert_eq!(fs::read(folder.path().join(CONFIG)).unwrap(), b"mine");
+        assert!(!folder.path().join(LOCK).exists());
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            message(check(&config(&path)));
+            message(RunDir::open(&config(&path)));
+        }
+    }
+
+    #[test]
+    fn names_are_short_and_safe() {
+        assert_eq!(short_name("ml-100k"), "ml-100k");
+        assert_eq!(short_name("some/where/clicks.csv.gz"), "clicks");
+        assert_eq!(short_name("/a/my file!.inter"), "my_file_");
+        assert_eq!(short_name(".."), "data");
+    }
+
+    #[test]
+    fn vocabularies_and_histories_can_be_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut dataset = Dataset {
+            name: "x".into(),
+            sha256: String::new(),
+            users: Vocabulary::default(),
+            items: Vocabulary::default(),
+            sequences: Sequences { offsets: vec![0, 3, 4], items: vec![1, 2, 1, 2] },
+            times: None,
+        };
+        ["u\t1", "u2"].iter().for_each(|id| dataset.users.push(id));
+        ["a\\\n", "\rb"].iter().for_each(|id| dataset.items.push(id));
+        let directory = RunDir::open(&config(folder.path())).unwrap();
+        directory.write_inputs("seed: 1\n", &dataset, &dataset.sequences).unwrap();
+        let text = |name| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(text(ITEMS), "index\titem\tinteractions\n1\ta\\\\\\n\t2\n2\t\\rb\t2\n");
+        assert_eq!(text(USERS), "index\tuser\n0\tu\\t1\n1\tu2\n");
+        let bytes = fs::read(folder.path().join(HISTORIES)).unwrap();
+        let parsed = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let items = parsed.tensor("items").unwrap();
+        assert_eq!(items.data(), bytemuck::cast_slice::<u32, u8>(&[1, 2, 1, 2]));
+        let offsets = parsed.tensor("offsets").unwrap();
+        assert_eq!(offsets.data(), bytemuck::cast_slice::<u64, u8>(&[0, 3, 4]));
+        let first = items_sha256(&dataset.items);
+        dataset.items = Vocabulary::default();
+        ["a\\\n\r", "b"].iter().for_each(|id| dataset.items.push(id));
+        assert_ne!(items_sha256(&dataset.items), first, "where one id ends counts");
+    }
+}

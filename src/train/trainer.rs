@@ -1,0 +1,312 @@
+//! The loop: next batch, step, evaluation, checkpoint.
+//!
+//! Order of writes at the end of an epoch: the line of `metrics.jsonl`, the checkpoint (which knows the
+//! line's end), then `model.safetensors` from the best weights that the checkpoint holds. Whatever a kill
+//! leaves half done, the checkpoint says what the other two should be.
+
+use super::checkpoint::{self, Counters, Note};
+use super::early_stopping::Best;
+use super::interruptible::Interruptible;
+use super::metrics_log::{self, Line};
+use super::prepare::Prepared;
+use super::progress::{EpochProgress, draws_bars, say};
+use super::resume::Restored;
+use super::rundir::{RunDir, items_sha256};
+use super::schedule::{learning_rate, planned_steps};
+use super::signals::Signals;
+use super::{files, model_file};
+use crate::batch::loader::prefetch;
+use crate::config::Config;
+use crate::data::EvalRow;
+use crate::eval::{self, Metrics, RankedData};
+use crate::model::engine::{Engine, Step};
+use crate::{Error, Result, config};
+use serde_json::{Map, Value};
+use std::time::Instant;
+
+/// A run under way.
+pub struct Trainer<'a> {
+    config: &'a Config,
+    prepared: &'a Prepared,
+    directory: &'a RunDir,
+    engine: &'a mut dyn Engine,
+    signals: &'a Signals,
+    config_yaml: String,
+    items_sha256: String,
+    counters: Counters,
+    best: Option<Vec<f32>>,
+}
+
+impl<'a> Trainer<'a> {
+    /// A run at its beginning, with the engine's weights as they are.
+    pub fn new(
+        config: &'a Config,
+        prepared: &'a Prepared,
+        directory: &'a RunDir,
+        engine: &'a mut dyn Engine,
+        signals: &'a Signals,
+    ) -> Self {
+        Trainer {
+            config,
+            prepared,
+            directory,
+            engine,
+            signals,
+            config_yaml: config::to_yaml(config),
+            items_sha256: items_sha256(&prepared.dataset.items),
+            counters: Counters::default(),
+            best: None,
+        }
+    }
+
+    /// Puts everything back to where a checkpoint stands, files that were written after it included.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn restore(&mut self, restored: Restored) -> Result<()> {
+        self.engine.load_state(&restored.state);
+        (self.best, self.counters) = (restored.best, restored.counters);
+        files::remove_if_present(&self.directory.results())?;
+        let recorded = self.counters.metrics_bytes;
+        self.counters.metrics_bytes = metrics_log::cut(&self.directory.metrics(), recorded)?;
+        if self.counters.metrics_bytes < recorded {
+            say(
+                "metrics.jsonl has lost lines since the checkpoint; going on after those that are left",
+            );
+        }
+        self.export()
+    }
+
+    /// Trains to the end and leaves the best weights in `model.safetensors`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
+    /// intact.
+    pub fn train(&mut self) -> Result<()> {
+        while ended_by(self.config, &self.counters, self.steps_per_epoch()).is_none() {
+            self.steps()?;
+            if self.counters.step_in_epoch < self.steps_per_epoch() {
+                // `max_steps` lies within this epoch.
+                self.save()?;
+                break;
+            }
+            let improved = self.evaluation_is_due() && self.evaluate_or_save()?;
+            self.counters.epoch += 1;
+            self.counters.step_in_epoch = 0;
+            self.save()?;
+            if improved {
+                self.export()?;
+            }
+        }
+        // An evaluation outside the plan stays out of the checkpoint: resumed with more epochs, the run is
+        // the same as one that had them from the start.
+        if self.counters.evaluated_at != Some(self.counters.step) && self.evaluate()? {
+            self.export()?;
+        }
+        Ok(())
+    }
+
+    /// Ranks of the test rows under the best weights: seen items left out, and ranked too.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`], and those of the engine.
+    pub fn test(&mut self) -> Result<[Metrics; 2]> {
+        let started = Instant::now();
+        if let Some(best) = &self.best {
+            let mut state = self.engine.state();
+            state.parameters.copy_from_slice(best);
+            self.engine.load_state(&state);
+        }
+        let ranks = self.ranks(&self.prepared.split.test, &[true, false])?;
+        let eval = &self.config.eval;
+        let metrics = |filter: usize| {
+            let ranks = ranks.get(filter).map_or(&[][..], Vec::as_slice);
+            Metrics::from_ranks(ranks, &eval.metrics, &eval.topk)
+        };
+        let both = [metrics(0), metrics(1)];
+        self.counters.eval_seconds += started.elapsed().as_secs_f64();
+        Ok(both)
+    }
+
+    /// Where the run stands.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Why training has ended.
+    pub fn ended_by(&self) -> &'static str {
+        ended_by(self.config, &self.counters, self.steps_per_epoch()).unwrap_or("nothing")
+    }
+
+    fn steps_per_epoch(&self) -> u64 {
+        self.prepared.plan.steps_per_epoch
+    }
+
+    /// The rest of the epoch under way, or of the run if that is shorter.
+    fn steps(&mut self) -> Result<()> {
+        if self.counters.step_in_epoch == 0 {
+            (self.counters.loss_sum, self.counters.loss_rows) = (0.0, 0);
+        }
+        let (config, counters) = (self.config, &mut self.counters);
+        let (planned, per_epoch) =
+            (self.prepared.plan.planned_steps, self.prepared.plan.steps_per_epoch);
+        let batches = self.prepared.batches.clone();
+        let mut loader = prefetch(batches, counters.epoch, counters.step_in_epoch)?;
+        let mut progress = EpochProgress::new(
+            draws_bars(config.run.progress),
+            counters.epoch + 1,
+            config.train.epochs,
+            counters.step_in_epoch,
+            per_epoch,
+        );
+        let mut started = Instant::now();
+        while counters.step < planned {
+            let Some(batch) = loader.next() else { break };
+            let step = Step {
+                number: counters.step + 1,
+                seed: config.train.seed,
+                learning_rate: learning_rate(&config.train, counters.step + 1, planned),
+            };
+            let outcome = self.engine.train_step(&batch, &step)?;
+            counters.step += 1;
+            counters.step_in_epoch += 1;
+            counters.loss_sum += outcome.loss * batch.row_count() as f64;
+            counters.loss_rows += batch.row_count() as u64;
+            counters.tokens += batch.token_count() as u64;
+            counters.train_seconds += started.elapsed().as_secs_f64();
+            started = Instant::now();
+            progress.step(counters.mean_loss(), batch.token_count() as u64);
+            loader.recycle(batch);
+            if self.signals.received().is_some() {
+                break;
+            }
+        }
+        drop((progress, loader));
+        self.signals.check().or_else(|interrupted| self.save_and(interrupted))
+    }
+
+    fn evaluation_is_due(&self) -> bool {
+        (self.counters.epoch + 1).is_multiple_of(self.config.train.eval_step.max(1))
+    }
+
+    /// An evaluation that a signal may cut off: the epoch then waits in the checkpoint for another.
+    fn evaluate_or_save(&mut self) -> Result<bool> {
+        self.evaluate().or_else(|error| match error {
+            Error::Interrupted { .. } => self.save_and(error),
+            _ => Err(error),
+        })
+    }
+
+    /// Validates and logs; says whether this is the new best, whose weights are then kept.
+    fn evaluate(&mut self) -> Result<bool> {
+        let started = Instant::now();
+        let (eval, counters) = (&self.config.eval, &self.counters);
+        let epoch = counters.epoch + u32::from(counters.step_in_epoch > 0);
+        let ranks = self.ranks(&self.prepared.split.valid, &[eval.filter_seen])?;
+        let ranks = ranks.first().map_or(&[][..], Vec::as_slice);
+        let metrics = Metrics::from_ranks(ranks, &eval.metrics, &eval.topk);
+        let key = eval.valid_metric.0.key(eval.valid_metric.1);
+        let value = metrics.get(&key).unwrap_or_default();
+        let counters = &mut self.counters;
+        let seconds = started.elapsed().as_secs_f64();
+        counters.eval_seconds += seconds;
+        counters.evaluated_at = Some(counters.step);
+        let metrics = metric_map(&metrics);
+        let line = Line {
+            epoch,
+            step: counters.step,
+            train_loss: counters.mean_loss(),
+            learning_rate: learning_rate(
+                &self.config.train,
+                counters.step,
+                self.prepared.plan.planned_steps,
+            ),
+            valid: metrics.clone(),
+            seconds: counters.train_seconds + counters.eval_seconds,
+        };
+        let improved =
+            counters.stopping.observe(Best { epoch, step: counters.step, value, metrics });
+        let best = counters.stopping.best.as_ref().map_or(epoch, |best| best.epoch);
+        say(format_args!(
+            "epoch {epoch}: loss {:.4}, learning rate {:.3e}, {key} {value:.4}{}, {:.1} s",
+            line.train_loss,
+            line.learning_rate,
+            if improved { " (best so far)".to_string() } else { format!(" (best: epoch {best})") },
+            line.seconds
+        ));
+        let log = self.directory.metrics();
+        counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
+        if improved {
+            self.best = Some(self.engine.parameters());
+        }
+        Ok(improved)
+    }
+
+    fn ranks(&mut self, rows: &[EvalRow], filters: &[bool]) -> Result<Vec<Vec<u32>>> {
+        let data = RankedData {
+            sequences: &self.prepared.sequences,
+            rows,
+            item_count: self.prepared.dataset.item_count(),
+        };
+        let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
+        let bars = draws_bars(self.config.run.progress);
+        let size = self.config.eval.batch_size;
+        eval::ranks(&mut engine, &data, &self.config.model, size, filters, bars)
+    }
+
+    fn save(&self) -> Result<()> {
+        let note = Note::new(
+            self.config_yaml.clone(),
+            self.prepared.dataset.sha256.clone(),
+            self.items_sha256.clone(),
+            self.counters.clone(),
+        );
+        let path = self.directory.checkpoint();
+        let state = self.engine.state();
+        checkpoint::save(&path, self.engine.table(), &note, &state, self.best.as_deref())
+    }
+
+    /// Saves, then fails with `error` all the same.
+    fn save_and<T>(&self, error: Error) -> Result<T> {
+        self.save()?;
+        say(format_args!("saved at step {}", self.counters.step));
+        Err(error)
+    }
+
+    /// Makes `model.safetensors` what the best weights are.
+    fn export(&self) -> Result<()> {
+        let path = self.directory.model();
+        match &self.best {
+            Some(best) => {
+                model_file::write_model(&path, self.engine.table(), best, &self.items_sha256)
+            }
+            None => files::remove_if_present(&path),
+        }
+    }
+}
+
+/// Why a run at `counters` trains no further; `None` while it does. An epoch whose steps are done but whose
+/// evaluation is missing is not over.
+pub fn ended_by(
+    config: &Config,
+    counters: &Counters,
+    steps_per_epoch: u64,
+) -> Option<&'static str> {
+    let train = &config.train;
+    if counters.step_in_epoch == steps_per_epoch {
+        None
+    } else if counters.stopping.exhausted(train.stopping_step) {
+        Some("early stopping")
+    } else if counters.epoch >= train.epochs {
+        Some("epochs")
+    } else if counters.step >= planned_steps(train, steps_per_epoch) {
+        Some("max_steps")
+    } else {
+        None
+    }
+}
+
+/// Metrics as a JSON object.
+pub fn metric_map(metrics: &Metrics) -> Map<String, Value> {
+    metrics.iter().map(|(key, value)| (key.to_string(), Value::from(value))).collect()
+}

@@ -1,0 +1,120 @@
+//! Attention within sequences of many lengths and heads of every width, with dropout, with queries at all
+//! tokens or some.
+
+use super::attention_dropout;
+use crate::util::fixture::{Case, Dropout, Results, hold};
+use b4r::cpu::attention::{self, Scratch, Sequences};
+use b4r::cpu::lane::Rows;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Parameters {
+    heads: usize,
+    lengths: Vec<u32>,
+    layer: u32,
+    #[serde(flatten)]
+    dropout: Dropout,
+}
+
+/// Where each sequence begins among the tokens and among `rows`.
+fn bounds(lengths: &[u32], rows: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let (mut tokens, mut queries) = (vec![0], vec![0]);
+    for length in lengths {
+        let end = tokens[tokens.len() - 1] + length;
+        tokens.push(end);
+        queries.push(rows.partition_point(|&row| row < end) as u32);
+    }
+    (tokens, queries)
+}
+
+/// Rows of `left` and `right`, both `[T, D]`, side by side.
+fn side_by_side(left: &[f32], right: &[f32], d: usize) -> Vec<f32> {
+    left.chunks(d).zip(right.chunks(d)).flat_map(|(l, r)| [l, r].concat()).collect()
+}
+
+/// Half `part` of each row of a `[T, 2D]` matrix.
+fn half(both: &[f32], part: usize, d: usize) -> Vec<f32> {
+    both.chunks(2 * d).flat_map(|row| row[part * d..][..d].to_vec()).collect()
+}
+
+fn cpu(case: &Case<Parameters>) -> Results {
+    let Parameters { heads, lengths, layer, dropout } = &case.parameters;
+    let [tokens, width] = *case.shape("key") else { panic!("key is a matrix") };
+    let rows = case.integers("rows");
+    let (cu_seqlens, cu_queries) = bounds(lengths, rows);
+    let sequences = Sequences {
+        cu_seqlens: &cu_seqlens,
+        cu_queries: &cu_queries,
+        rows: if rows.len() == tokens { Rows::All } else { Rows::Selected(rows) },
+        first: 0,
+        heads: *heads,
+        width,
+    };
+    let dropout = attention_dropout(dropout, *layer);
+    let q = case.input("query");
+    let kv = side_by_side(&case.input("key"), &case.input("value"), width);
+    let mut scratch = Scratch::default();
+    let mut probabilities = vec![0.0; sequences.probability_count()];
+    let mut context = case.zeros("query");
+    attention::forward(
+        &sequences,
+        dropout.as_ref(),
+        &q,
+        &kv,
+        &mut scratch,
+        &mut probabilities,
+        &mut context,
+    );
+    // Backward writes every element: what was there before must not matter.
+    let (mut d_q, mut d_kv) = (vec![f32::NAN; q.len()], vec![f32::NAN; kv.len()]);
+    attention::backward(
+        &sequences,
+        dropout.map_or(1.0, |dropout| dropout.rate.scale),
+        &q,
+        &kv,
+        &probabilities,
+        &context,
+        &case.input("upstream"),
+        &mut scratch,
+        &mut d_q,
+        &mut d_kv,
+    );
+    Results::default()
+        .out("context", context)
+        .grad("query", d_q)
+        .grad("key", half(&d_kv, 0, width))
+        .grad("value", half(&d_kv, 1, width))
+}
+
+#[test]
+fn cpu_agrees_with_pytorch() {
+    hold("attention", "cpu", cpu);
+}
+
+/// Scores of 500 and more, whose exponentials overflow unless the row's maximum is taken off first.
+#[test]
+fn large_scores_do_not_overflow() {
+    let sequences = Sequences {
+        cu_seqlens: &[0, 3],
+        cu_queries: &[0, 1],
+        rows: Rows::Selected(&[1]),
+        first: 0,
+        heads: 1,
+        width: 4,
+    };
+    // Keys 1000, 1001 and 1002 in channel 0, halved by 1 / sqrt(K); values pick the keys out.
+    let mut kv = [0.0; 3 * 8];
+    for key in 0..3 {
+        kv[key * 8] = 1000.0 + key as f32;
+        kv[key * 8 + 4 + key] = 1.0;
+    }
+    let (mut probabilities, mut context) = ([0.0; 3], [0.0; 4]);
+    let q = [1.0, 0.0, 0.0, 0.0];
+    let scratch = &mut Scratch::default();
+    attention::forward(&sequences, None, &q, &kv, scratch, &mut probabilities, &mut context);
+    let total = 1.0 + (-0.5f32).exp() + (-1.0f32).exp();
+    for (key, &p) in context[..3].iter().enumerate() {
+        let expected = (0.5 * key as f32 - 1.0).exp() / total;
+        assert!((p - expected).abs() < 1e-6, "{context:?}");
+    }
+}

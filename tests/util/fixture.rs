@@ -1,0 +1,264 @@
+//! Reads the fixtures that `tests/fixtures/make.py` wrote and holds computations to them.
+
+use super::draw;
+use super::tolerance::{Expected, Nearness};
+use b4r::batch::Segments;
+use b4r::config::Activation;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// One case: its parameters `P`, inputs by name and what should come of them.
+pub struct Case<P> {
+    /// Unique within its file.
+    pub name: String,
+    /// What the file says of it, as a type of the test's.
+    pub parameters: P,
+    seed: u64,
+    /// Float inputs, in the order in which they were drawn.
+    pub inputs: Vec<Input>,
+    integers: BTreeMap<String, Vec<u32>>,
+    expected: BTreeMap<String, Expected>,
+}
+
+/// How a float input is drawn.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Input {
+    /// Its name within the case.
+    pub name: String,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    scale: f64,
+    offset: f64,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    name: String,
+    seed: u64,
+    inputs: Vec<Input>,
+}
+
+/// Dropout of a case.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Dropout {
+    /// Probability at hidden sites.
+    pub hidden_dropout: f64,
+    /// Probability in attention.
+    pub attention_dropout: f64,
+    /// Seed of the run.
+    pub dropout_seed: u64,
+    /// Optimizer step.
+    pub step: u64,
+}
+
+/// Results of a computation, named as in the fixture: `out.<name>` and `grad.<name>`.
+#[derive(Default)]
+pub struct Results(BTreeMap<String, Vec<f32>>);
+
+impl Results {
+    /// Adds an output.
+    pub fn out(mut self, name: &str, values: impl Into<Vec<f32>>) -> Self {
+        self.0.insert(format!("out.{name}"), values.into());
+        self
+    }
+
+    /// Adds the gradient of an input.
+    pub fn grad(mut self, name: &str, values: impl Into<Vec<f32>>) -> Self {
+        self.0.insert(format!("grad.{name}"), values.into());
+        self
+    }
+
+    /// What was added as `out.<name>` or `grad.<name>`.
+    pub fn get(&self, name: &str) -> &[f32] {
+        &self.0[name]
+    }
+}
+
+/// All cases of `tests/fixtures/<file>.safetensors`.
+pub fn cases<P: DeserializeOwned>(file: &str) -> Vec<Case<P>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(file)
+        .with_extension("safetensors");
+    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let described = &metadata.metadata().as_ref().unwrap()["cases"];
+    let described: Vec<serde_json::Value> = serde_json::from_str(described).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    described.into_iter().map(|value| case(value, &tensors)).collect()
+}
+
+fn case<P: DeserializeOwned>(described: serde_json::Value, tensors: &SafeTensors) -> Case<P> {
+    let header: Header = serde_json::from_value(described.clone()).unwrap();
+    let mut case = Case {
+        parameters: serde_json::from_value(described).unwrap(),
+        seed: header.seed,
+        inputs: header.inputs,
+        integers: BTreeMap::new(),
+        expected: BTreeMap::new(),
+        name: header.name,
+    };
+    let prefix = format!("{}/", case.name);
+    for (name, view) in tensors.iter() {
+        let Some(name) = name.strip_prefix(&prefix) else { continue };
+        if let Some(name) = name.strip_prefix("int.") {
+            case.integers.insert(name.to_string(), integers(&view));
+        } else if let Some(name) = name.strip_suffix(".summary") {
+            let part = |part: &str| tensors.tensor(&format!("{prefix}{name}.{part}")).unwrap();
+            let expected = summary(&doubles(&view), &part("rows"), &part("values"));
+            case.expected.insert(name.to_string(), expected);
+        } else if !name.ends_with(".rows") && !name.ends_with(".values") {
+            case.expected.insert(name.to_string(), whole(&view));
+        }
+    }
+    case
+}
+
+fn whole(view: &TensorView) -> Expected {
+    let values = floats(view);
+    let width = view.shape().last().copied().unwrap_or(1);
+    let norm = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let count = values.len() / width;
+    Expected { width, count, norm, rows: (0..count as u32).collect(), values, projections: None }
+}
+
+fn summary(summary: &[f64], rows: &TensorView, values: &TensorView) -> Expected {
+    let [width, count, norm, projections @ ..] = summary else { panic!("a short summary") };
+    Expected {
+        width: *width as usize,
+        count: *count as usize,
+        norm: *norm,
+        rows: integers(rows),
+        values: floats(values),
+        projections: Some(projections.try_into().unwrap()),
+    }
+}
+
+fn elements<const N: usize, T>(
+    view: &TensorView,
+    dtype: Dtype,
+    f: impl Fn([u8; N]) -> T,
+) -> Vec<T> {
+    assert_eq!(view.dtype(), dtype);
+    view.data().as_chunks::<N>().0.iter().map(|&bytes| f(bytes)).collect()
+}
+
+fn floats(view: &TensorView) -> Vec<f32> {
+    elements(view, Dtype::F32, f32::from_le_bytes)
+}
+
+fn doubles(view: &TensorView) -> Vec<f64> {
+    elements(view, Dtype::F64, f64::from_le_bytes)
+}
+
+fn integers(view: &TensorView) -> Vec<u32> {
+    elements(view, Dtype::U32, u32::from_le_bytes)
+}
+
+impl<P> Case<P> {
+    /// Draws a float input.
+    pub fn input(&self, name: &str) -> Vec<f32> {
+        let input = self.described(name);
+        let count = input.shape.iter().product();
+        draw::uniform(self.seed, name, count, input.scale as f32, input.offset as f32)
+    }
+
+    /// Sizes of a float input, outermost first.
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.described(name).shape
+    }
+
+    /// A zeroed buffer of the size of a float input, for its gradient.
+    pub fn zeros(&self, name: &str) -> Vec<f32> {
+        vec![0.0; self.shape(name).iter().product()]
+    }
+
+    fn described(&self, name: &str) -> &Input {
+        let found = self.inputs.iter().find(|input| input.name == name);
+        found.unwrap_or_else(|| panic!("{}: no input {name}", self.name))
+    }
+
+    /// An integer input.
+    pub fn integers(&self, name: &str) -> &[u32] {
+        self.integers.get(name).unwrap_or_else(|| panic!("{}: no integers {name}", self.name))
+    }
+
+    /// A reference tensor.
+    pub fn expected(&self, name: &str) -> &Expected {
+        self.expected.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.name))
+    }
+
+    /// The largest gradient norm of the case. A loss counts with its own gradient, 1.
+    fn scale(&self) -> f64 {
+        let loss = if self.expected.contains_key("out.loss") { 1.0 } else { 0.0 };
+        let gradients = self.expected.iter().filter(|(name, _)| name.starts_with("grad."));
+        gradients.map(|(_, gradient)| gradient.norm).fold(loss, f64::max)
+    }
+
+    /// Compares all results; each expected tensor must be among them. Adds a line for each failure.
+    fn compare(&self, results: &Results, failures: &mut Vec<String>) -> Nearness {
+        let mut worst = Nearness::default();
+        for (name, expected) in self.expected.iter().filter(|(name, _)| !name.starts_with("in.")) {
+            let Some(got) = results.0.get(name) else {
+                failures.push(format!("{}: {name} was not computed", self.name));
+                continue;
+            };
+            let nearness = expected.compare(got, self.scale());
+            worst = worst.worse(nearness);
+            if !nearness.holds() {
+                failures.push(format!(
+                    "{}: {name} [{} x {}], norm {:.3e} of {:.3e}: {nearness}",
+                    self.name,
+                    expected.count,
+                    expected.width,
+                    expected.norm,
+                    self.scale()
+                ));
+            }
+        }
+        worst
+    }
+}
+
+/// Holds `compute` to every case of a file. The one place where an engine meets the fixtures: another engine
+/// comes with another `compute`.
+///
+/// # Panics
+/// With a line for each tensor that is out of bounds.
+pub fn hold<P: DeserializeOwned>(file: &str, engine: &str, compute: impl Fn(&Case<P>) -> Results) {
+    let (mut failures, mut worst) = (Vec::new(), Nearness::default());
+    for case in cases::<P>(file) {
+        worst = worst.worse(case.compare(&compute(&case), &mut failures));
+    }
+    println!("{file} on {engine}: at most {worst}");
+    assert!(failures.is_empty(), "{file} on {engine}:\n{}", failures.join("\n"));
+}
+
+/// The activation that a configuration calls `name`.
+pub fn activation(name: &str) -> Activation {
+    match name {
+        "gelu" => Activation::Gelu,
+        "gelu_tanh" => Activation::GeluTanh,
+        "relu" => Activation::Relu,
+        other => panic!("no activation {other}"),
+    }
+}
+
+/// Groups indices by key, the plain way.
+pub fn segments(keys: &[u32]) -> Segments {
+    let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (index, &key) in keys.iter().enumerate() {
+        groups.entry(key).or_default().push(index as u32);
+    }
+    let mut out = Segments { offsets: vec![0], ..Segments::default() };
+    for (key, indices) in groups {
+        out.keys.push(key);
+        out.indices.extend(indices);
+        out.offsets.push(out.indices.len() as u32);
+    }
+    out
+}
