@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::process::Child;
 use std::sync::mpsc;
+use std::time::Duration;
 
 /// Requests that say who they are, so that their order can be checked.
 fn send(child: &mut Child, count: usize, end: mpsc::Receiver<()>) -> std::thread::JoinHandle<()> {
@@ -20,8 +21,8 @@ fn send(child: &mut Child, count: usize, end: mpsc::Receiver<()>) -> std::thread
             stdin.write_all(line.as_bytes()).expect("the program reads");
         }
         stdin.flush().expect("the program reads");
-        // The program lives until its input ends.
-        let _ = end.recv();
+        // The program lives until its input ends. Should it hold results back, the test fails and does not hang.
+        let _ = end.recv_timeout(Duration::from_secs(60));
     })
 }
 
