@@ -370,11 +370,14 @@ fn check_pairs(seen: &BTreeMap<&'static str, Value>, entries: &[Entry]) -> Resul
 }
 
 fn problem_at(entry: &Entry, problem: Problem) -> Error {
-    Error::config(
-        shorten(&entry.key),
-        format!("{} ({})", problem.problem, entry.place),
-        problem.remedy,
-    )
+    let mut name = shorten(&entry.key);
+    if let Some(key) = keys::find(&entry.key)
+        && let ([alias, ..], Place::Flag) = (key.aliases, &entry.place)
+    {
+        // The command line knows the key alone, not which of its names was written.
+        name = format!("{} ({alias})", key.name);
+    }
+    Error::config(name, format!("{} ({})", problem.problem, entry.place), problem.remedy)
 }
 
 fn unknown(entry: &Entry) -> Error {

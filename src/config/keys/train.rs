@@ -80,7 +80,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "shift_windows",
-        "BOOL",
+        "",
         "Begin the windows of long histories elsewhere in every epoch",
         |c| Some(c.train.shift_windows.into()),
         |c, v| put(&mut c.train.shift_windows, boolean(v)),
