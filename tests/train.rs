@@ -12,6 +12,7 @@ use b4r::train::signals::Signals;
 use b4r::train::trainer::Trainer;
 use b4r::train::{model_file, resume};
 use b4r::{Error, Result};
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -69,16 +70,20 @@ impl Engine for Eventful {
         self.engine.rank(batch, seen)
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> Cow<'_, State> {
         self.engine.state()
     }
 
-    fn parameters(&self) -> Vec<f32> {
+    fn parameters(&self) -> Cow<'_, [f32]> {
         self.engine.parameters()
     }
 
     fn load_state(&mut self, state: &State) {
         self.engine.load_state(state);
+    }
+
+    fn load_parameters(&mut self, parameters: &[f32]) {
+        self.engine.load_parameters(parameters);
     }
 }
 

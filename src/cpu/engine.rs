@@ -22,12 +22,13 @@ use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
 use rayon::prelude::*;
 use softmax::ItemSoftmax;
+use std::borrow::Cow;
 use std::ops::Range;
 
 mod softmax;
 
 /// Lanes a batch is cut into; fixed, so that results do not depend on threads, and enough for as many of them.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Elements of the arena that one task reduces or updates.
 const ARENA_BLOCK: usize = 1 << 15;
 /// Rows of the item table that one task adds token gradients to.
@@ -79,7 +80,7 @@ impl CpuEngine {
         items: usize,
         threads: usize,
     ) -> Result<Self> {
-        let needed = Self::memory_needed(model, items);
+        let needed = super::memory::model_bytes(model, items);
         memory::require("the model", needed, "lower hidden_size, n_layers or inner_size")?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -108,15 +109,6 @@ impl CpuEngine {
             table,
             pool,
         })
-    }
-
-    /// Bytes for weights, moments, gradients and the lanes' own gradients: 16 a parameter, and 4 a lane for
-    /// each parameter whose number does not grow with `V`.
-    pub fn memory_needed(model: &ModelConfig, items: usize) -> u128 {
-        let all = ParameterTable::count(model, items);
-        let tables = if model.tied { 1 } else { 2 };
-        let sparse = tables * (items as u128 + 2) * model.hidden_size as u128 + items as u128 + 1;
-        16 * all + 4 * LANES as u128 * (all - sparse)
     }
 
     /// Gradient of the last step, laid out like the weights.
@@ -358,12 +350,16 @@ impl Engine for CpuEngine {
         Ok(ranks)
     }
 
-    fn state(&self) -> State {
-        self.state.clone()
+    fn state(&self) -> Cow<'_, State> {
+        Cow::Borrowed(&self.state)
     }
 
-    fn parameters(&self) -> Vec<f32> {
-        self.state.parameters.clone()
+    fn parameters(&self) -> Cow<'_, [f32]> {
+        Cow::Borrowed(&self.state.parameters)
+    }
+
+    fn load_parameters(&mut self, parameters: &[f32]) {
+        self.state.parameters.copy_from_slice(parameters);
     }
 
     fn load_state(&mut self, state: &State) {

@@ -109,7 +109,7 @@ impl RunDir {
         take_lock(&lock, &path)?;
         check_use(&path, run)?;
         let directory = RunDir { path, _lock: lock };
-        if !(run.resume && directory.checkpoint().exists()) {
+        if !(run.resume && directory.has_checkpoint()) {
             for name in ALL {
                 let file = directory.path.join(name);
                 files::remove_if_present(&file)?;
@@ -131,6 +131,11 @@ impl RunDir {
         self.path.join(CHECKPOINT)
     }
 
+    /// Whether there is a checkpoint, be it one that cannot be read: that is an error, not a fresh start.
+    pub fn has_checkpoint(&self) -> bool {
+        self.checkpoint().symlink_metadata().is_ok()
+    }
+
     /// Weights of the best epoch.
     pub fn model(&self) -> PathBuf {
         self.path.join(MODEL)
@@ -146,7 +151,8 @@ impl RunDir {
         self.path.join(RESULTS)
     }
 
-    /// Writes the configuration and, unless they are there, the vocabularies and histories.
+    /// Writes the configuration, the vocabularies and the histories. A resumed run writes them again: its
+    /// data is what it was, and damage to the files is mended.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -157,22 +163,13 @@ impl RunDir {
         sequences: &Sequences,
     ) -> Result<()> {
         files::replace(&self.path.join(CONFIG), |out| out.write_all(config_yaml.as_bytes()))?;
-        let (items, users) = (self.path.join(ITEMS), self.path.join(USERS));
-        if !items.exists() {
-            write_items(&items, &dataset.items, sequences)?;
-        }
-        if !users.exists() {
-            files::replace(&users, |out| {
-                out.write_all(b"index\tuser\n")?;
-                let mut users = dataset.users.iter().enumerate();
-                users.try_for_each(|(index, user)| writeln!(out, "{index}\t{}", escape(user)))
-            })?;
-        }
-        let histories = self.path.join(HISTORIES);
-        if !histories.exists() {
-            write_histories(&histories, sequences)?;
-        }
-        Ok(())
+        write_items(&self.path.join(ITEMS), &dataset.items, sequences)?;
+        files::replace(&self.path.join(USERS), |out| {
+            out.write_all(b"index\tuser\n")?;
+            let mut users = dataset.users.iter().enumerate();
+            users.try_for_each(|(index, user)| writeln!(out, "{index}\t{}", escape(user)))
+        })?;
+        write_histories(&self.path.join(HISTORIES), sequences)
     }
 }
 

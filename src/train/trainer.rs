@@ -113,9 +113,7 @@ impl<'a> Trainer<'a> {
     pub fn test(&mut self) -> Result<[Metrics; 2]> {
         let started = Instant::now();
         if let Some(best) = &self.best {
-            let mut state = self.engine.state();
-            state.parameters.copy_from_slice(best);
-            self.engine.load_state(&state);
+            self.engine.load_parameters(best);
         }
         let ranks = self.ranks(&self.prepared.split.test, &[true, false])?;
         let eval = &self.config.eval;
@@ -182,7 +180,23 @@ impl<'a> Trainer<'a> {
             }
         }
         drop((progress, loader));
+        self.require_finite()?;
         self.signals.check().or_else(|interrupted| self.save_and(interrupted))
+    }
+
+    /// Refuses weights that the latest step has made infinite or NaN, before they are judged or saved: its
+    /// loss and gradient were finite still.
+    fn require_finite(&self) -> Result<()> {
+        let Some(at) = self.engine.parameters().iter().position(|weight| !weight.is_finite())
+        else {
+            return Ok(());
+        };
+        let (train, step) = (&self.config.train, self.counters.step);
+        Err(Error::NonFinite {
+            step,
+            tensor: self.engine.table().tensor_at(at).name.clone(),
+            learning_rate: learning_rate(train, step, self.prepared.plan.planned_steps),
+        })
     }
 
     fn evaluation_is_due(&self) -> bool {
@@ -237,7 +251,7 @@ impl<'a> Trainer<'a> {
         let log = self.directory.metrics();
         counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
         if improved {
-            self.best = Some(self.engine.parameters());
+            self.best = Some(self.engine.parameters().into_owned());
         }
         Ok(improved)
     }
