@@ -20,7 +20,9 @@ fn address_space() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let taken = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
     let kibibytes = taken.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
-    limit.rlim_cur.saturating_sub(kibibytes.unwrap_or(0).saturating_mul(1024))
+    let rest = limit.rlim_cur.saturating_sub(kibibytes.unwrap_or(0).saturating_mul(1024));
+    // Allocators and threads reserve more than they use.
+    rest - rest / 8
 }
 
 fn free() -> u64 {

@@ -50,10 +50,10 @@ pub fn gelu(u: f32) -> ValueSlope {
     // Beyond 14 the exponential is as small as it gets, and powers would overflow.
     let a = if u.abs() > 14.0 { 14.0 } else { u.abs() };
     let mut p = 2.669_128_4e-2;
-    p = p * a + 0.207_214_91;
+    p = p * a + 0.207_214_9;
     p = p * a + 0.667_888;
     p = p * a + 1.0;
-    let mut q = 6.693_217_2e-2;
+    let mut q = 6.693_217e-2;
     q = q * a + 0.518_498_06;
     q = q * a + 1.753_485_1;
     q = q * a + 2.931_543_8;
