@@ -17,7 +17,7 @@ use crate::batch::Segments;
 use std::ops::Range;
 
 /// Most rows of a tile.
-const TILE_ROWS: usize = 64;
+pub const TILE_ROWS: usize = 64;
 /// Items of a tile.
 pub const TILE_ITEMS: usize = 128;
 /// Elements that the tiles of one chunk may take: 128 MiB, or one row of them where that is more.

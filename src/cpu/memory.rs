@@ -42,14 +42,33 @@ pub fn batch_bytes(model: &ModelConfig, items: usize, threads: usize, batch: Bat
     // Embedding 2, head 3, gradients 7, token and row gradients 2, head rows 1, buffers 3; a head's scores.
     let once = 18 * d + 2 * longest;
     let ffn_rows = batch.tokens.min((LANES * ffn::CHUNK) as u128);
-    let scores = (item_softmax::MOST_ELEMENTS as u128).max(items as u128)
-        + threads * (rank::SCORE_ELEMENTS as u128).max(items as u128);
-    F32 * (batch.tokens * (n * layer + once) + 3 * ffn_rows * f + scores)
+    F32 * (batch.tokens * (n * layer + once) + 3 * ffn_rows * f)
+        + F32 * (tile_elements(items, batch.tokens) + threads * score_elements(items))
+}
+
+/// Most elements of the tiles of an item softmax with up to `rows` rows.
+fn tile_elements(items: usize, rows: u128) -> u128 {
+    let padded = items.next_multiple_of(item_softmax::TILE_ITEMS) as u128;
+    let all = rows.saturating_add(item_softmax::TILE_ROWS as u128).saturating_mul(padded);
+    all.min((item_softmax::MOST_ELEMENTS as u128).max(padded))
+}
+
+/// Most scores that a thread holds when it ranks.
+fn score_elements(items: usize) -> u128 {
+    (rank::rows_at_once(items) as u128).saturating_mul(items as u128)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scores_take_no_more_than_their_budget() {
+        assert_eq!(tile_elements(100, 36), 100 * 128);
+        assert_eq!(tile_elements(1 << 20, 1 << 20), 32 << 20);
+        assert_eq!(tile_elements(1 << 27, 9), 1 << 27);
+        assert_eq!((score_elements(100), score_elements(1 << 30)), (3200, 1 << 30));
+    }
 
     #[test]
     fn wide_and_long_models_take_what_their_buffers_take() {
