@@ -221,10 +221,13 @@ fn data_from_memory_trains_and_resumes() {
         Dataset::from_histories("memory", histories).unwrap()
     };
     let run = |name: &str, epochs: u32, items: usize| {
+        // The first two begin from nothing, others from the first.
+        let init_from = (!["one", "two"].contains(&name)).then(|| folder.path().join("one"));
         let mut config = config(folder.path());
         config.run.run_dir = Some(folder.path().join(name));
         config.run.resume = true;
         config.train.epochs = epochs;
+        config.train.init_from = init_from;
         Trainer::new(config.clone()).dataset(data(items)).run().map(|_| outcome(&config))
     };
     let reference = run("one", 4, 11).unwrap();
@@ -232,6 +235,9 @@ fn data_from_memory_trains_and_resumes() {
     let error = run("two", 4, 12).unwrap_err().to_string();
     assert!(error.contains("another interaction file"), "{error}");
     assert!(run("two", 4, 11).unwrap() == reference);
+    let reference = run("three", 4, 12).unwrap();
+    run("four", 2, 12).unwrap();
+    assert!(run("four", 4, 12).unwrap() == reference);
 }
 
 #[test]

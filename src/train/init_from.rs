@@ -154,6 +154,19 @@ pub fn continues(config: &Config) -> bool {
     config.run.resume && rundir::locate(config).join(CHECKPOINT).exists()
 }
 
+/// The hash in `config` or, for a run that goes on, the one it noted when it began.
+///
+/// # Errors
+/// Those of [`config::read`].
+pub fn noted_hash(config: &Config) -> Result<Option<String>> {
+    let train = &config.train;
+    let noted = rundir::locate(config).join(CONFIG);
+    if train.init_from.is_none() || train.init_from_sha256.is_some() || !noted.is_file() {
+        return Ok(train.init_from_sha256.clone());
+    }
+    Ok(config::read(&noted)?.train.init_from_sha256)
+}
+
 /// The items that stay though `items`, those of the data, are without them: `keep_expired`. A run that goes on
 /// finds them in its own catalogue.
 ///

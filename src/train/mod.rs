@@ -90,9 +90,10 @@ impl Trainer {
         crate::config::validate(&config)?;
         rundir::check(&config)?;
         let source = Source::open(&config)?;
-        if let Some(source) = &source {
-            config.train.init_from_sha256 = Some(source.sha256.clone());
-        }
+        config.train.init_from_sha256 = match &source {
+            Some(source) => Some(source.sha256.clone()),
+            None => init_from::noted_hash(&config)?,
+        };
         let prepared = prepare::prepare_with(&config, dataset, source.as_ref())?;
         let mut engine = CpuEngine::new(
             &config.model,
