@@ -155,8 +155,24 @@ fn in_f32(key: &str, value: f64, example: &str) -> Result<()> {
     )
 }
 
+/// Keys that say something about `init_from` need it.
+fn init_from(train: &TrainConfig) -> Result<()> {
+    let key = match (&train.init_from_sha256, train.keep_expired) {
+        (Some(_), _) => "init_from_sha256",
+        (None, true) => "keep_expired",
+        (None, false) => return Ok(()),
+    };
+    require(
+        train.init_from.is_some(),
+        key,
+        || "has no meaning without init_from".to_string(),
+        "name the run directory in init_from, or leave it out",
+    )
+}
+
 fn train(train: &TrainConfig) -> Result<()> {
     let limit = MAX_SIZE as usize;
+    init_from(train)?;
     require(
         train.epochs >= 1,
         "epochs",

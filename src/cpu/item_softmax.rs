@@ -5,7 +5,7 @@
 //! tiles of rows by items, and a tile keeps e^(logit - m) with m its own row maximum. Once a row's
 //! logsumexp is known, the probabilities are the tile times one factor a row, so the factor goes into the
 //! small operand of each gradient product and the tiles are never walked over again:
-//! dE[block] = Σ tileᵀ (factor · h), dh = Σ factor · (tile E[block]). Targets are subtracted apart, since
+//! `dE[block] = Σ tileᵀ (factor · h)`, `dh = Σ factor · (tile E[block])`. Targets are subtracted apart, since
 //! they are sparse. 6 P D V FLOPs, one exponential a logit.
 //!
 //! The functions here are sequential; the engine runs tiles, item blocks and row blocks in parallel.

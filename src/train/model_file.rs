@@ -1,11 +1,17 @@
 //! `model.safetensors`: the weights under RecBole's names, readable by anything that reads safetensors.
 
+use super::rundir::items_sha256;
 use super::tensor_file::{Source, TensorFile, write};
-use crate::Result;
+use crate::data::Vocabulary;
 use crate::model::params::ParameterTable;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-const REMEDY: &str =
+/// Layout of the file; another number is refused.
+const FORMAT: u32 = 1;
+/// What every error about such a file suggests.
+pub const REMEDY: &str =
     "give the model.safetensors of a run whose config.yaml and items.tsv stand beside it";
 
 /// Writes the arena `parameters` by tensor; `items_sha256` names the vocabulary its rows stand for.
@@ -18,8 +24,48 @@ pub fn write_model(
     parameters: &[f32],
     items_sha256: &str,
 ) -> Result<()> {
-    let note = serde_json::json!({ "format": 1, "items_sha256": items_sha256 }).to_string();
-    write(path, Some(note), &sources("", table, parameters), false)
+    let note = Note { format: FORMAT, items_sha256: items_sha256.to_string() };
+    let text = serde_json::to_string(&note)
+        .map_err(|error| Error::io("lay out", path)(std::io::Error::other(error)))?;
+    write(path, Some(text), &sources("", table, parameters), false)
+}
+
+/// What stands in the file beside the tensors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Note {
+    /// Layout of the file.
+    pub format: u32,
+    /// SHA-256 of the item vocabulary.
+    pub items_sha256: String,
+}
+
+impl Note {
+    /// The note of `file`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where there is none, or that of another format.
+    pub fn of(file: &TensorFile) -> Result<Self> {
+        let note = file.note().map(serde_json::from_str::<Note>);
+        match note {
+            Some(Ok(note)) if note.format == FORMAT => Ok(note),
+            Some(Ok(note)) => Err(file.problem(format!(
+                "written in model format {}; this program reads {FORMAT}",
+                note.format
+            ))),
+            Some(Err(_)) | None => Err(file.problem("not a model of this program")),
+        }
+    }
+
+    /// Checks that the model belongs to this vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it does not.
+    pub fn check_items(&self, file: &TensorFile, items: &Vocabulary) -> Result<()> {
+        if self.items_sha256 == items_sha256(items) {
+            return Ok(());
+        }
+        Err(file.problem("it was made with another item vocabulary than items.tsv has"))
+    }
 }
 
 /// Reads weights laid out by `table` from a file that holds exactly its tensors, in any order.
@@ -28,12 +74,19 @@ pub fn write_model(
 /// [`crate::Error::Io`] when it cannot be read; [`crate::Error::Checkpoint`] when it is damaged, has other tensors or
 /// shapes, or weights that are not finite.
 pub fn read_model(path: &Path, table: &ParameterTable) -> Result<Vec<f32>> {
-    let mut file = TensorFile::open(path, REMEDY)?;
+    read_opened(&mut TensorFile::open(path, REMEDY)?, table)
+}
+
+/// [`read_model`] from a file that is open already.
+///
+/// # Errors
+/// As there.
+pub fn read_opened(file: &mut TensorFile, table: &ParameterTable) -> Result<Vec<f32>> {
     if let Some(stranger) = file.names().iter().find(|name| table.find(name).is_none()) {
         return Err(file.problem(format!("tensor `{stranger}` belongs to no model like this one")));
     }
-    check_shapes(&file, "", table)?;
-    let parameters = read_arena(&mut file, "", table)?;
+    check_shapes(file, "", table)?;
+    let parameters = read_arena(file, "", table)?;
     match parameters.iter().position(|value| !value.is_finite()) {
         Some(index) => {
             let name = &table.tensor_at(index).name;

@@ -1,5 +1,6 @@
 //! Everything before the first step: data, split, batches, and whether it all fits into memory.
 
+use super::init_from::{self, Source};
 use super::progress::{draws_bars, say};
 use super::schedule;
 use crate::batch::TrainingBatches;
@@ -27,6 +28,8 @@ pub struct Prepared {
     pub dataset: Dataset,
     /// Histories of all users.
     pub sequences: Arc<Sequences>,
+    /// Items at the end of the catalogue that the data no longer has: `keep_expired`.
+    pub expired: usize,
     /// What trains and what is predicted.
     pub split: Arc<Split>,
     /// Training batches.
@@ -67,16 +70,40 @@ impl fmt::Display for Plan {
 /// # Errors
 /// Those of the data, and [`Error::Memory`] when the run would not fit; nothing large is allocated before.
 pub fn prepare(config: &Config) -> Result<Prepared> {
+    prepare_with(config, None, None)
+}
+
+/// [`prepare`] with what may be at hand already: the data in memory, and the run to begin from.
+///
+/// # Errors
+/// As there, and those of [`init_from::expired`].
+pub fn prepare_with(
+    config: &Config,
+    dataset: Option<Dataset>,
+    source: Option<&Source>,
+) -> Result<Prepared> {
     check_valid_metric(config)?;
     // Every model has an item: what does not fit now will not fit when the data has been read.
     memory::require("the model", model_memory(config, 1), REMEDY)?;
-    let (mut dataset, statistics) = data::load(&config.data, draws_bars(config.run.progress))?;
-    say(statistics);
+    let mut dataset = match dataset {
+        Some(dataset) => dataset,
+        None => {
+            let (dataset, statistics) = data::load(&config.data, draws_bars(config.run.progress))?;
+            say(statistics);
+            dataset
+        }
+    };
+    let expired = init_from::expired(config, source, &dataset.items)?;
+    expired.iter().for_each(|item| dataset.items.push(item));
     let items = dataset.item_count();
     memory::require("the model", model_memory(config, items), REMEDY)?;
     let sequences = Arc::new(std::mem::take(&mut dataset.sequences));
-    let split = Arc::new(data::split(&sequences, config.eval.split));
-    if split.valid.is_empty() || split.test.is_empty() {
+    let all_data = config.data.all_data;
+    let split = Arc::new(match all_data {
+        true => data::keep_all(&sequences),
+        false => data::split(&sequences, config.eval.split),
+    });
+    if !all_data && (split.valid.is_empty() || split.test.is_empty()) {
         return Err(Error::config(
             "dataset",
             "no user has the 3 interactions that training, validation and test need",
@@ -95,7 +122,14 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
     }
     let plan = plan(config, &sequences, &split, &batches);
     memory::require("training", plan.memory, BATCH_REMEDY)?;
-    Ok(Prepared { dataset, sequences, split, batches: Arc::new(batches), plan })
+    Ok(Prepared {
+        dataset,
+        sequences,
+        expired: expired.len(),
+        split,
+        batches: Arc::new(batches),
+        plan,
+    })
 }
 
 fn check_valid_metric(config: &Config) -> Result<()> {

@@ -28,12 +28,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = ".lock";
-const CONFIG: &str = "config.yaml";
-const ITEMS: &str = "items.tsv";
+pub(super) const CONFIG: &str = "config.yaml";
+pub(super) const ITEMS: &str = "items.tsv";
 const USERS: &str = "users.tsv";
 const HISTORIES: &str = "histories.safetensors";
-const CHECKPOINT: &str = "checkpoint/state.safetensors";
-const MODEL: &str = "model.safetensors";
+pub(super) const CHECKPOINT: &str = "checkpoint/state.safetensors";
+pub(super) const MODEL: &str = "model.safetensors";
 const METRICS: &str = "metrics.jsonl";
 const RESULTS: &str = "results.json";
 /// Everything a run writes; the checkpoint first, so that a half-cleared directory cannot be resumed.
