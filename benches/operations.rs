@@ -87,9 +87,9 @@ fn attention(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(2 * work));
     group.bench_function("backward", |b| {
         b.iter(|| {
-            let (p, c) = (&probabilities, &context);
+            let p = &probabilities;
             let scratch = &mut scratch;
-            attention::backward(&sequences, 1.25, &q, &kv, p, c, &dc, scratch, &mut dq, &mut dkv);
+            attention::backward(&sequences, 1.25, &q, &kv, p, &dc, scratch, &mut dq, &mut dkv);
         });
     });
 }

@@ -75,15 +75,15 @@ pub enum Error {
         /// What the user can do.
         remedy: String,
     },
-    /// Loss or gradient became NaN or infinite; the weights were left as before the step.
+    /// Loss, gradient or weights became NaN or infinite; no checkpoint holds them.
     #[error(
-        "step {step}: {tensor} is not finite (learning rate {learning_rate:e}); the update was not applied\n  \
-         remedy: lower learning_rate, or set clip_grad_norm; the last checkpoint is intact"
+        "step {step}: {tensor} is not finite (learning rate {learning_rate:e})\n  \
+         remedy: lower learning_rate, or set clip_grad_norm; the last checkpoint, if any, is intact"
     )]
     NonFinite {
         /// Optimizer step, from 1.
         step: u64,
-        /// `loss`, or the name of the parameter whose gradient is not finite.
+        /// `loss`, the gradient of a parameter, or a parameter.
         tensor: String,
         /// Learning rate of the step.
         learning_rate: f32,

@@ -2,9 +2,30 @@
 
 use crate::{Error, Result};
 
-/// Bytes this process can still allocate without swapping: free memory or the control group's rest,
-/// whichever is less.
+/// Bytes this process can still allocate without swapping: free memory, or what the control group or
+/// `ulimit -v` leaves, whichever is least.
 pub fn available() -> u64 {
+    free().min(address_space())
+}
+
+/// Bytes of address space that the process may still take.
+fn address_space() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live, writable rlimit for the whole call.
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } != 0;
+    if failed || limit.rlim_cur == libc::RLIM_INFINITY {
+        return u64::MAX;
+    }
+    // Where the system does not tell what is taken, the whole limit stands.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let taken = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let kibibytes = taken.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+    let rest = limit.rlim_cur.saturating_sub(kibibytes.unwrap_or(0).saturating_mul(1024));
+    // Allocators and threads reserve more than they use.
+    rest - rest / 8
+}
+
+fn free() -> u64 {
     let Ok(mut system) = sysinfo::System::new() else { return u64::MAX };
     system.refresh_memory();
     let free = system.available_memory();

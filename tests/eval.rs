@@ -9,6 +9,7 @@ use b4r::model::engine::{Engine, State, Step, StepOutcome};
 use b4r::model::params::ParameterTable;
 use b4r::{Error, Result};
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 #[derive(Deserialize)]
@@ -96,15 +97,17 @@ impl Engine for StoredScores {
         Ok(ranks)
     }
 
-    fn state(&self) -> State {
-        State::default()
+    fn state(&self) -> Cow<'_, State> {
+        Cow::Owned(State::default())
     }
 
-    fn parameters(&self) -> Vec<f32> {
-        Vec::new()
+    fn parameters(&self) -> Cow<'_, [f32]> {
+        Cow::Owned(Vec::new())
     }
 
     fn load_state(&mut self, _: &State) {}
+
+    fn load_parameters(&mut self, _: &[f32]) {}
 }
 
 fn rank(scores: &[f32], target: u32, seen: &[u32]) -> u32 {

@@ -1,10 +1,12 @@
 //! All integration tests, in one binary so that they link once.
 
+mod all_data; // training on everything, for deployment
 mod batch; // windows, masks, packing, segments, prefetch
 mod cli; // the programs as a user runs them: flags, bad input, exit codes, kill and resume
 mod config; // YAML, flags, suggestions
 mod data; // acquiring, parsing, filtering, splitting
 mod eval; // metrics against an independent implementation
+mod init_from; // beginning with the weights of an earlier run
 mod model; // whole model against PyTorch in float64
 mod ops; // each operation against PyTorch in float64
 mod recommend; // b4r-recommend and the library beneath it

@@ -9,9 +9,10 @@ use b4r::train::checkpoint::Checkpoint;
 use b4r::train::prepare::{Prepared, prepare};
 use b4r::train::rundir::RunDir;
 use b4r::train::signals::Signals;
-use b4r::train::trainer::Trainer;
+use b4r::train::training_loop::TrainingLoop;
 use b4r::train::{model_file, resume};
-use b4r::{Error, Result};
+use b4r::{Dataset, Error, Result, Trainer};
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -69,16 +70,20 @@ impl Engine for Eventful {
         self.engine.rank(batch, seen)
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> Cow<'_, State> {
         self.engine.state()
     }
 
-    fn parameters(&self) -> Vec<f32> {
+    fn parameters(&self) -> Cow<'_, [f32]> {
         self.engine.parameters()
     }
 
     fn load_state(&mut self, state: &State) {
         self.engine.load_state(state);
+    }
+
+    fn load_parameters(&mut self, parameters: &[f32]) {
+        self.engine.load_parameters(parameters);
     }
 }
 
@@ -119,7 +124,7 @@ fn train(config: &Config, prepared: &Prepared, event: Event) -> Result<()> {
     let directory = RunDir::open(config)?;
     let restored = resume::restore(&directory, config, prepared, engine.table())?;
     let signals = Signals::listen()?;
-    let mut trainer = Trainer::new(config, prepared, &directory, &mut engine, &signals);
+    let mut trainer = TrainingLoop::new(config, prepared, &directory, &mut engine, &signals);
     if let Some(restored) = restored {
         trainer.restore(restored)?;
     }
@@ -208,6 +213,46 @@ fn the_model_file_is_what_the_checkpoint_holds() {
     let (_, best, _) = checkpoint_of(&config).read(&table).unwrap();
     let read = model_file::read_model(&run_dir.join("model.safetensors"), &table).unwrap();
     assert_eq!(best, Some(read));
+}
+
+#[test]
+fn data_from_memory_trains_and_resumes() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = |items: usize| {
+        let history =
+            move |user: usize| (0..6).map(move |step| format!("i{}", (user + step) % items));
+        let histories = (0..20).map(move |user| (format!("u{user}"), history(user)));
+        Dataset::from_histories("memory", histories).unwrap()
+    };
+    let run = |name: &str, epochs: u32, items: usize| {
+        // The first two begin from nothing, others from the first.
+        let init_from = (!["one", "two"].contains(&name)).then(|| folder.path().join("one"));
+        let mut config = config(folder.path());
+        config.run.run_dir = Some(folder.path().join(name));
+        config.run.resume = true;
+        config.train.epochs = epochs;
+        config.train.init_from = init_from;
+        Trainer::new(config.clone()).dataset(data(items)).run().map(|_| outcome(&config))
+    };
+    let reference = run("one", 4, 11).unwrap();
+    run("two", 2, 11).unwrap();
+    let error = run("two", 4, 12).unwrap_err().to_string();
+    assert!(error.contains("another interaction file"), "{error}");
+    assert!(run("two", 4, 11).unwrap() == reference);
+    let reference = run("three", 4, 12).unwrap();
+    run("four", 2, 12).unwrap();
+    assert!(run("four", 4, 12).unwrap() == reference);
+}
+
+#[test]
+fn a_configuration_is_checked_before_anything_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.model.n_heads = 3;
+    let error = Trainer::new(config).run().unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("n_heads"), "{error}");
+    assert!(!folder.path().join("run").exists());
 }
 
 #[test]

@@ -130,6 +130,11 @@ impl TrainingBatches {
         self.steps as u64
     }
 
+    /// `V`.
+    pub fn item_count(&self) -> usize {
+        self.item_count
+    }
+
     /// Training interactions an epoch visits.
     pub fn interactions(&self) -> u64 {
         self.interactions

@@ -64,6 +64,8 @@ pub struct DataConfig {
     pub duplicates: Duplicates,
     /// `rm_consecutive_dup`: collapse runs of the same item in a user's history.
     pub remove_consecutive: bool,
+    /// `all_data`: train on every interaction; nothing is held out, so nothing is evaluated.
+    pub all_data: bool,
 }
 
 /// Layout of an interaction file.
@@ -136,6 +138,7 @@ impl Default for DataConfig {
             item_interval: Interval::at_least(0.0),
             duplicates: Duplicates::Keep,
             remove_consecutive: false,
+            all_data: false,
         }
     }
 }
@@ -225,6 +228,13 @@ impl Default for ModelConfig {
 pub struct TrainConfig {
     /// `seed`.
     pub seed: u64,
+    /// `init_from`: the run directory whose weights training begins with.
+    pub init_from: Option<PathBuf>,
+    /// `init_from_sha256`: hash of that run's `model.safetensors`. Filled in when a run starts; a start from
+    /// any other file is then refused.
+    pub init_from_sha256: Option<String>,
+    /// `keep_expired`: whether items of `init_from` that the data no longer has stay in the catalogue.
+    pub keep_expired: bool,
     /// `epochs`.
     pub epochs: u32,
     /// `train_batch_size` (interactions) or `train_batch_sequences`.
@@ -283,6 +293,9 @@ impl Default for TrainConfig {
     fn default() -> Self {
         TrainConfig {
             seed: 2020,
+            init_from: None,
+            init_from_sha256: None,
+            keep_expired: false,
             epochs: 300,
             batch_size: BatchSize::Interactions(2048),
             shift_windows: false,

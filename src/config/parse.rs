@@ -66,7 +66,7 @@ pub fn integer(value: &Value, low: u64, high: u64) -> Parsed<u64> {
     let number = number.ok_or_else(|| Problem::unreadable(value, "a whole number", &remedy))?;
     match u64::try_from(number) {
         Ok(number) if (low..=high).contains(&number) => Ok(number),
-        Ok(number) if number > high => {
+        _ if number > i128::from(high) => {
             Err(Problem::new(format!("{number} is more than {high}, the most it may be"), remedy))
         }
         _ => Err(Problem::new(format!("{number} is less than {low}, the least it may be"), remedy)),
@@ -135,14 +135,14 @@ pub fn path(value: &Value) -> Parsed<PathBuf> {
     Ok(PathBuf::from(text))
 }
 
-/// One of several names, upper or lower case.
+/// One of several names, upper or lower case, with dashes or underscores.
 pub fn choice<T: Copy>(value: &Value, names: &[(&str, T)]) -> Parsed<T> {
     let list = || names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let given = match value {
-        Value::Text(text) => text.trim(),
-        _ => "",
+        Value::Text(text) => text.trim().replace('-', "_"),
+        _ => String::new(),
     };
-    let found = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(given));
+    let found = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(&given));
     found.map(|(_, choice)| *choice).ok_or_else(|| {
         Problem::unreadable(
             value,

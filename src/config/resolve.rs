@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::foreign::{self, Otherwise};
-use super::keys::{self, Key, Scope};
+use super::keys::{self, Key, Scope, Section};
 use super::parse::Problem;
 use super::value::{Value, shorten};
 use super::{Config, Metric, cli, validate, yaml};
@@ -131,6 +131,7 @@ fn resolve_arguments(arguments: &cli::Arguments) -> Result<Resolved> {
     }
     sources.push(arguments.flags.clone());
     let mut resolved = resolve_sources(&sources)?;
+    let mut stored_found = false;
     if resolved.config.run.resume {
         // The stored configuration comes first, so that a resumed run need not be told again what it is.
         let run_dir = rundir::locate(&resolved.config);
@@ -143,10 +144,39 @@ fn resolve_arguments(arguments: &cli::Arguments) -> Result<Resolved> {
             sources.insert(0, entries);
             resolved = resolve_sources(&sources)?;
             resolved.config.run.run_dir = Some(run_dir);
+            stored_found = true;
         }
     }
+    if !stored_found && let Some(run) = &resolved.config.train.init_from {
+        let file = run.join(CONFIG_FILE);
+        // Without it `init_from` fails later, with all that is missing there.
+        if file.is_file() {
+            sources.insert(0, network_of(&file)?);
+            resolved = resolve_sources(&sources)?;
+        }
+    }
+    require_epochs(&resolved)?;
     resolved.explain = arguments.explain;
     Ok(resolved)
+}
+
+/// What the configuration of another run says about the network: weights fit no other.
+fn network_of(file: &Path) -> Result<Vec<Entry>> {
+    let mut entries = yaml::read(file)?;
+    entries.retain(|entry| keys::find(&entry.key).is_some_and(|key| key.section == Section::Model));
+    Ok(entries)
+}
+
+/// Nothing stops a run early that never validates, and the default number of epochs counts on being stopped.
+fn require_epochs(resolved: &Resolved) -> Result<()> {
+    if !resolved.config.data.all_data || resolved.origins.contains_key("epochs") {
+        return Ok(());
+    }
+    Err(Error::config(
+        "epochs",
+        "has to be given with all_data, which has no validation to end training",
+        "give the best_epoch of a run that did validate (its results.json has it); after init_from, a few",
+    ))
 }
 
 fn resolve_sources(sources: &[Vec<Entry>]) -> Result<Resolved> {
@@ -370,11 +400,14 @@ fn check_pairs(seen: &BTreeMap<&'static str, Value>, entries: &[Entry]) -> Resul
 }
 
 fn problem_at(entry: &Entry, problem: Problem) -> Error {
-    Error::config(
-        shorten(&entry.key),
-        format!("{} ({})", problem.problem, entry.place),
-        problem.remedy,
-    )
+    let mut name = shorten(&entry.key);
+    if let Some(key) = keys::find(&entry.key)
+        && let ([alias, ..], Place::Flag) = (key.aliases, &entry.place)
+    {
+        // The command line knows the key alone, not which of its names was written.
+        name = format!("{} ({alias})", key.name);
+    }
+    Error::config(name, format!("{} ({})", problem.problem, entry.place), problem.remedy)
 }
 
 fn unknown(entry: &Entry) -> Error {

@@ -1,11 +1,10 @@
 //! Ranges of values, and what has to hold between them.
 
+use super::keys;
 use super::parse::MAX_SIZE;
 use super::{BatchSize, Config, DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig};
 use crate::{Error, Result};
 
-/// Longest sequence; the work of attention grows with its square.
-const MAX_LEN: usize = 65_535;
 /// Most distinct cut-offs; each is a column of results.
 const MAX_CUT_OFFS: usize = 100;
 
@@ -93,9 +92,9 @@ fn model(model: &ModelConfig) -> Result<()> {
     size("n_heads", model.n_heads, 1, limit)?;
     size("inner_size", model.inner_size, 1, limit)?;
     require(
-        (2..=MAX_LEN).contains(&model.max_len),
+        (2..=keys::MAX_LEN as usize).contains(&model.max_len),
         "MAX_ITEM_LIST_LENGTH",
-        || format!("max_len {} is not between 2 and {MAX_LEN}", model.max_len),
+        || format!("max_len {} is not between 2 and {}", model.max_len, keys::MAX_LEN),
         "write at least 2: one item of history and the position to predict",
     )?;
     require(
@@ -107,7 +106,8 @@ fn model(model: &ModelConfig) -> Result<()> {
     dropout("hidden_dropout_prob", model.hidden_dropout)?;
     dropout("attn_dropout_prob", model.attention_dropout)?;
     positive("layer_norm_eps", model.layer_norm_eps.into(), "1e-12")?;
-    positive("initializer_range", model.initializer_range, "0.02")
+    positive("initializer_range", model.initializer_range, "0.02")?;
+    in_f32("initializer_range", model.initializer_range, "0.02")
 }
 
 /// The smallest divisors, enough to choose a number of heads from.
@@ -145,8 +145,34 @@ fn positive(key: &str, value: f64, example: &str) -> Result<()> {
     )
 }
 
+/// The engine works in f32, in which larger values are infinite and smaller ones 0.
+fn in_f32(key: &str, value: f64, example: &str) -> Result<()> {
+    require(
+        (value as f32).is_normal(),
+        key,
+        || format!("{value:e} is out of the range of f32"),
+        format!("write a number such as {example}"),
+    )
+}
+
+/// Keys that say something about `init_from` need it.
+fn init_from(train: &TrainConfig) -> Result<()> {
+    let key = match (&train.init_from_sha256, train.keep_expired) {
+        (Some(_), _) => "init_from_sha256",
+        (None, true) => "keep_expired",
+        (None, false) => return Ok(()),
+    };
+    require(
+        train.init_from.is_some(),
+        key,
+        || "has no meaning without init_from".to_string(),
+        "name the run directory in init_from, or leave it out",
+    )
+}
+
 fn train(train: &TrainConfig) -> Result<()> {
     let limit = MAX_SIZE as usize;
+    init_from(train)?;
     require(
         train.epochs >= 1,
         "epochs",
@@ -176,22 +202,17 @@ fn train(train: &TrainConfig) -> Result<()> {
         "write the share of sequences that mask only their last item, such as 0.5",
     )?;
     positive("learning_rate", train.learning_rate, "0.001")?;
-    // The engine works in f32, in which larger rates are infinite and smaller ones 0.
+    in_f32("learning_rate", train.learning_rate, "0.001")?;
     require(
-        (train.learning_rate as f32).is_normal(),
-        "learning_rate",
-        || format!("{:e} is out of the range of f32", train.learning_rate),
-        "write a number such as 0.001",
-    )?;
-    require(
-        train.weight_decay.is_finite() && train.weight_decay >= 0.0,
+        (train.weight_decay as f32).is_finite() && train.weight_decay >= 0.0,
         "weight_decay",
-        || format!("{} is not 0 or a positive number", train.weight_decay),
+        || format!("{:?} is not 0 or a positive number of f32", train.weight_decay),
         "write a number such as 0.01; 0 switches it off",
     )?;
     decay("adam_beta1", train.beta1, "0.9")?;
     decay("adam_beta2", train.beta2, "0.999")?;
     positive("adam_eps", train.epsilon, "1e-8")?;
+    in_f32("adam_eps", train.epsilon, "1e-8")?;
     if let Some(bound) = train.clip_norm {
         positive("clip_grad_norm", bound, "5.0")?;
     }
@@ -237,7 +258,7 @@ fn eval(eval: &EvalConfig) -> Result<()> {
 }
 
 fn run(run: &RunConfig) -> Result<()> {
-    size("threads", run.threads, 0, super::keys::MAX_THREADS as usize)?;
+    size("threads", run.threads, 0, keys::MAX_THREADS as usize)?;
     require(
         !(run.resume && run.overwrite),
         "overwrite",

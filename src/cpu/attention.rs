@@ -184,10 +184,11 @@ fn drop_probabilities(
     );
 }
 
-/// Writes `d_q [Tq, D]` and `d_kv [T, 2D]` from the context, its gradient and what forward kept.
+/// Writes `d_q [Tq, D]` and `d_kv [T, 2D]` from the context's gradient and what forward kept.
 ///
-/// With w the dropped weights: dv = wᵀ dc, dw = dc vᵀ, ds = p (dp - Σ w dw) where Σ w dw = c · dc row by
-/// row, dq = ds k / √K, dk = dsᵀ q / √K.
+/// With w the dropped weights: dv = wᵀ dc, dw = dc vᵀ, ds = p (dp - Σ w dw) row by row, dq = ds k / √K,
+/// dk = dsᵀ q / √K. The sum equals c · dc, but taken over the very dw it is subtracted from, it cancels
+/// without error where one weight is nearly 1.
 #[expect(clippy::too_many_arguments, reason = "mirrors the forward pass, one argument a tensor")]
 pub fn backward(
     sequences: &Sequences,
@@ -195,7 +196,6 @@ pub fn backward(
     q: &[f32],
     kv: &[f32],
     probabilities: &[f32],
-    context: &[f32],
     d_context: &[f32],
     scratch: &mut Scratch,
     d_q: &mut [f32],
@@ -215,15 +215,7 @@ pub fn backward(
         let d_out = sequences.query_matrix(&head, d_context);
         let product = MatrixMut::new(&mut scratch.d_scores, head.queries, head.keys);
         multiply(product, Into::Assign, 1.0, d_out, values.t());
-        score_gradients(
-            sequences,
-            &head,
-            survivor_scale,
-            probabilities,
-            context,
-            d_context,
-            scratch,
-        );
+        score_gradients(head.keys, survivor_scale, probabilities, scratch);
         let weights = Matrix::new(&scratch.dropped, head.queries, head.keys);
         let d_scores = Matrix::new(&scratch.d_scores, head.queries, head.keys);
         let d_values = sequences.key_matrix_mut(&head, d_kv, 1);
@@ -246,30 +238,22 @@ fn zero_keys(sequences: &Sequences, head: &Head, d_kv: &mut [f32]) {
 }
 
 /// Replaces dw in `d_scores` by ds and fills `dropped` with w.
-fn score_gradients(
-    sequences: &Sequences,
-    head: &Head,
-    survivor_scale: f32,
-    probabilities: &[f32],
-    context: &[f32],
-    d_context: &[f32],
-    scratch: &mut Scratch,
-) {
-    let k = sequences.head_width();
+fn score_gradients(keys: usize, survivor_scale: f32, probabilities: &[f32], scratch: &mut Scratch) {
+    let factor = |p: f32| if p.is_sign_negative() { 0.0 } else { survivor_scale };
     vectorized(
         #[inline(always)]
         || {
             let rows = probabilities
-                .chunks_exact(head.keys)
-                .zip(scratch.dropped.chunks_exact_mut(head.keys));
-            let rows = rows.zip(scratch.d_scores.chunks_exact_mut(head.keys)).enumerate();
-            for (query, ((probabilities, weights), d_scores)) in rows {
-                let first = (head.query + query) * sequences.width + head.channel;
-                let delta = dot(&context[first..][..k], &d_context[first..][..k]);
-                for ((&p, weight), d) in probabilities.iter().zip(weights).zip(d_scores) {
-                    let factor = if p.is_sign_negative() { 0.0 } else { survivor_scale };
-                    *weight = p * factor;
-                    *d = p.abs() * (*d * factor - delta);
+                .chunks_exact(keys)
+                .zip(scratch.dropped.chunks_exact_mut(keys))
+                .zip(scratch.d_scores.chunks_exact_mut(keys));
+            for ((probabilities, weights), d_scores) in rows {
+                for (weight, &p) in weights.iter_mut().zip(probabilities) {
+                    *weight = p * factor(p);
+                }
+                let delta = dot(weights, d_scores);
+                for (d, &p) in d_scores.iter_mut().zip(probabilities) {
+                    *d = p.abs() * (*d * factor(p) - delta);
                 }
             }
         },

@@ -1,4 +1,4 @@
-//! Input embedding: x = dropout(LN(E[id] + Pos[position])).
+//! Input embedding: `x = dropout(LN(E[id] + Pos[position]))`.
 //!
 //! Backward leaves the gradient of each token's sum; the engine adds it to the item table by sorted
 //! segments, so that an item that stands many times in a batch needs no atomics.

@@ -18,15 +18,17 @@ use crate::model::engine::{Engine, State, Step, StepOutcome};
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
-use lanes::{LANES, LaneMemory, Lanes, Network};
+use lanes::{LaneMemory, Lanes, Network};
 use rayon::prelude::*;
 use softmax::ItemSoftmax;
+use std::borrow::Cow;
 use std::ops::Range;
 
 mod lanes;
 mod scorer;
 mod softmax;
 
+pub(super) use lanes::LANES;
 pub use scorer::{Candidates, Scorer};
 
 /// Elements of the arena that one task reduces or updates.
@@ -68,7 +70,7 @@ impl CpuEngine {
         items: usize,
         threads: usize,
     ) -> Result<Self> {
-        let needed = Self::memory_needed(model, items);
+        let needed = super::memory::model_bytes(model, items);
         memory::require("the model", needed, "lower hidden_size, n_layers or inner_size")?;
         let pool = thread_pool(threads)?;
         let table = ParameterTable::new(model, items);
@@ -92,15 +94,6 @@ impl CpuEngine {
             table,
             pool,
         })
-    }
-
-    /// Bytes for weights, moments, gradients and the lanes' own gradients: 16 a parameter, and 4 a lane for
-    /// each parameter whose number does not grow with `V`.
-    pub fn memory_needed(model: &ModelConfig, items: usize) -> u128 {
-        let all = ParameterTable::count(model, items);
-        let tables = if model.tied { 1 } else { 2 };
-        let sparse = tables * (items as u128 + 2) * model.hidden_size as u128 + items as u128 + 1;
-        16 * all + 4 * LANES as u128 * (all - sparse)
     }
 
     /// Gradient of the last step, laid out like the weights.
@@ -304,12 +297,16 @@ impl Engine for CpuEngine {
         Ok(ranks)
     }
 
-    fn state(&self) -> State {
-        self.state.clone()
+    fn state(&self) -> Cow<'_, State> {
+        Cow::Borrowed(&self.state)
     }
 
-    fn parameters(&self) -> Vec<f32> {
-        self.state.parameters.clone()
+    fn parameters(&self) -> Cow<'_, [f32]> {
+        Cow::Borrowed(&self.state.parameters)
+    }
+
+    fn load_parameters(&mut self, parameters: &[f32]) {
+        self.state.parameters.copy_from_slice(parameters);
     }
 
     fn load_state(&mut self, state: &State) {

@@ -12,7 +12,7 @@ use super::vector::vectorized;
 use crate::config::Activation;
 
 /// Rows worked on at a time, so that their `F`-wide intermediates stay in the second-level cache.
-const CHUNK: usize = 128;
+pub(super) const CHUNK: usize = 128;
 
 /// The two linear maps, `[F, D]` and `[D, F]`, and what stands between them.
 #[derive(Clone, Copy)]
@@ -42,7 +42,9 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    fn resize(&mut self, elements: usize) {
+    /// For up to [`CHUNK`] of `rows` rows.
+    fn resize(&mut self, rows: usize, f: usize) {
+        let elements = rows.min(CHUNK) * f;
         for buffer in [&mut self.activated, &mut self.slope, &mut self.d_hidden] {
             buffer.resize(elements, 0.0);
         }
@@ -62,7 +64,7 @@ pub fn forward(
     output: &mut [f32],
 ) {
     let (d, f) = (ffn.inner.inputs(), ffn.inner.outputs());
-    scratch.resize(CHUNK * f);
+    scratch.resize(input.len() / d, f);
     let chunks = input.chunks(CHUNK * d).zip(hidden.chunks_mut(CHUNK * f));
     for ((input, hidden), output) in chunks.zip(output.chunks_mut(CHUNK * d)) {
         let rows = input.len() / d;
@@ -93,7 +95,7 @@ pub fn backward(
     d_input: Option<&mut [f32]>,
 ) {
     let (d, f) = (ffn.inner.inputs(), ffn.inner.outputs());
-    scratch.resize(CHUNK * f);
+    scratch.resize(input.len() / d, f);
     tail.backward(d, normalized, rstd, d_norm, d_output, d_linear);
     let d_input = d_input.unwrap_or(d_output);
     let chunks = d_linear.chunks(CHUNK * d).zip(hidden.chunks(CHUNK * f));

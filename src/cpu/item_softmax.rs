@@ -5,7 +5,7 @@
 //! tiles of rows by items, and a tile keeps e^(logit - m) with m its own row maximum. Once a row's
 //! logsumexp is known, the probabilities are the tile times one factor a row, so the factor goes into the
 //! small operand of each gradient product and the tiles are never walked over again:
-//! dE[block] = Σ tileᵀ (factor · h), dh = Σ factor · (tile E[block]). Targets are subtracted apart, since
+//! `dE[block] = Σ tileᵀ (factor · h)`, `dh = Σ factor · (tile E[block])`. Targets are subtracted apart, since
 //! they are sparse. 6 P D V FLOPs, one exponential a logit.
 //!
 //! The functions here are sequential; the engine runs tiles, item blocks and row blocks in parallel.
@@ -17,11 +17,11 @@ use crate::batch::Segments;
 use std::ops::Range;
 
 /// Most rows of a tile.
-const TILE_ROWS: usize = 64;
+pub const TILE_ROWS: usize = 64;
 /// Items of a tile.
 pub const TILE_ITEMS: usize = 128;
-/// Elements that the tiles of one chunk may take: 128 MiB.
-const CHUNK_ELEMENTS: usize = 32 << 20;
+/// Elements that the tiles of one chunk may take: 128 MiB, or one row of them where that is more.
+pub const MOST_ELEMENTS: usize = 32 << 20;
 
 /// What the head and the output table give.
 #[derive(Clone, Copy)]
@@ -73,7 +73,7 @@ impl Tiling {
     /// For `rows` rows and `items` items.
     pub fn new(rows: usize, items: usize) -> Self {
         let padded = items.div_ceil(TILE_ITEMS) * TILE_ITEMS;
-        let most = (CHUNK_ELEMENTS / padded).max(1);
+        let most = (MOST_ELEMENTS / padded).max(1);
         let tile_rows = most.min(TILE_ROWS);
         let most = most / tile_rows * tile_rows;
         let chunks = rows.div_ceil(most).max(1);
@@ -314,7 +314,7 @@ mod tests {
             let tiling = Tiling::new(rows, items);
             let chunk = tiling.chunk_rows.min(rows.next_multiple_of(tiling.tile_rows));
             let padded = tiling.item_blocks() * TILE_ITEMS;
-            assert!(chunk * padded <= CHUNK_ELEMENTS.max(padded), "{rows} x {items}: {tiling:?}");
+            assert!(chunk * padded <= MOST_ELEMENTS.max(padded), "{rows} x {items}: {tiling:?}");
             assert_eq!(tiling.chunk_rows % tiling.tile_rows, 0);
             assert_eq!(tiling.block_items(tiling.item_blocks() - 1).end, items);
         }

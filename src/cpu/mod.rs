@@ -18,6 +18,7 @@ pub mod lane;
 pub mod layernorm;
 pub mod linear;
 pub mod math;
+pub mod memory;
 pub mod passes;
 pub mod projection;
 pub mod qkv;

@@ -340,7 +340,6 @@ impl Operations for Lane<'_> {
             &kept.q,
             &kept.kv,
             &kept.probabilities,
-            &kept.context,
             d_context,
             &mut self.scratch.attention,
             sized(d_q, kept.q.len()),

@@ -6,7 +6,7 @@ use super::vector::vectorized;
 use std::cmp::Ordering::Less;
 
 /// Elements of scores held at once: 16 MiB.
-const SCORE_ELEMENTS: usize = 4 << 20;
+pub const SCORE_ELEMENTS: usize = 4 << 20;
 /// Most rows scored at once.
 const MOST_ROWS: usize = 32;
 

@@ -50,8 +50,8 @@ pub(super) fn read_error(path: &Path, line: u64, error: io::Error) -> Error {
         } else {
             match error.kind() {
                 io::ErrorKind::UnexpectedEof => (
-                    "the gzip file is cut short: it ends in the middle of its data".to_string(),
-                    "copy or download the file again",
+                    "the gzip file is cut short, or followed by other data".to_string(),
+                    "copy or download the file again; `gzip -t` tells whether it is whole",
                 ),
                 io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => (
                     format!("the gzip data is damaged ({error})"),

@@ -3,6 +3,7 @@
 mod acquire; // known data sets by name: folders, cache, download
 mod core; // k-core and consecutive duplicates, to a common fixed point
 mod formats; // the parsers
+mod histories; // data sets from memory
 mod lines; // a file as a bounded, hashed stream of text
 mod prepare; // filters, order, numbering
 mod sniff; // which format a file has, and which of its columns are wanted
@@ -16,7 +17,7 @@ use crate::config::DataConfig;
 use crate::{Error, Result};
 
 pub(crate) use lines::hex;
-pub use split::split;
+pub use split::{keep_all, split};
 pub use statistics::{Dropped, Lengths, Statistics};
 
 /// Reads and prepares the data set that `config` names: a known name, a name under `data_path`, or a path.

@@ -47,8 +47,10 @@ pub(super) fn prepare(
     };
     let removed = reduce(&rows, &bounds, &mut alive)?;
     (dropped.consecutive, dropped.core) = (removed.consecutive, removed.core);
-    let statistics_of = |dataset: &Dataset| Statistics::new(dataset, &table, dropped);
-    finish(name, &table, &offsets, &order, &alive, statistics_of)
+    let dataset = finish(name, &table, &offsets, &order, &alive)?;
+    let statistics = Statistics::new(&dataset, &table, dropped);
+    refuse_too_little(&statistics, config.all_data)?;
+    Ok((dataset, statistics))
 }
 
 /// The rows of `table` by user and time, all of them.
@@ -114,8 +116,7 @@ fn finish(
     offsets: &[u32],
     order: &[u32],
     alive: &[bool],
-    statistics_of: impl FnOnce(&Dataset) -> Statistics,
-) -> Result<(Dataset, Statistics)> {
+) -> Result<Dataset> {
     let users = Renumbered::new(&table.user, table.users.len(), alive)?;
     let items = Renumbered::new(&table.item, table.items.len(), alive)?;
     let kept = alive.iter().filter(|alive| **alive).count();
@@ -141,17 +142,14 @@ fn finish(
         }
         sequences.offsets.push(sequences.items.len() as u64);
     }
-    let dataset = Dataset {
+    Ok(Dataset {
         name,
         sha256: table.sha256.clone(),
         users: users.pick(&table.users)?,
         items: items.pick(&table.items)?,
         sequences,
         times,
-    };
-    let statistics = statistics_of(&dataset);
-    refuse_too_little(&statistics)?;
-    Ok((dataset, statistics))
+    })
 }
 
 /// New numbers, from 0, in order of first appearance among the rows left.
@@ -186,7 +184,7 @@ impl Renumbered {
 }
 
 /// No model can be trained and judged on less than this.
-fn refuse_too_little(statistics: &Statistics) -> Result<()> {
+fn refuse_too_little(statistics: &Statistics, all_data: bool) -> Result<()> {
     let was = if statistics.dropped.total() > 0 {
         format!(" after the filters ({})", statistics.dropped)
     } else {
@@ -199,7 +197,7 @@ fn refuse_too_little(statistics: &Statistics) -> Result<()> {
             "there is only 1 item, a model needs 2 at least".to_string(),
             "give a file with more items",
         )
-    } else if statistics.short_users == statistics.users {
+    } else if statistics.short_users == statistics.users && !all_data {
         (
             format!(
                 "none of the {} users has 3 interactions: one to learn from, one for validation, one for \

@@ -213,13 +213,18 @@ fn find_column(
 }
 
 fn missing(path: &Path, names: &[&str], name: &str, key: &str) -> Error {
-    let there: Vec<String> =
-        names.iter().map(|name| format!("`{}`", shorten(name.as_bytes()))).collect();
+    /// Most names that a message lists.
+    const SHOWN: usize = 20;
+    let there = names.iter().take(SHOWN).map(|name| format!("`{}`", shorten(name.as_bytes())));
+    let mut there = there.collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        there.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
     Error::Input {
         path: path.to_path_buf(),
         line: Some(1),
         column: Some(name.to_string()),
-        problem: format!("there is no such column; the header has {}", there.join(", ")),
+        problem: format!("there is no such column; the header has {there}"),
         remedy: format!(
             "set {key} to one of them, field_separator if the line was cut at the wrong character, or \
              format if the file has no header"

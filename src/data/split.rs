@@ -10,6 +10,12 @@ pub fn split(sequences: &Sequences, rule: SplitRule) -> Split {
     }
 }
 
+/// All of every history trains, for a model that is only going to be used.
+pub fn keep_all(sequences: &Sequences) -> Split {
+    let lengths = sequences.offsets.windows(2).map(|ends| (ends[1] - ends[0]) as u32);
+    Split { train_lengths: lengths.collect(), ..Split::default() }
+}
+
 /// The last item is the test, the one before it validation.
 fn leave_one_out(sequences: &Sequences) -> Split {
     let mut split = Split::default();

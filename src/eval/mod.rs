@@ -9,7 +9,8 @@ use crate::batch::{Batch, evaluation};
 use crate::config::{EvalConfig, ModelConfig};
 use crate::data::{EvalRow, Sequences};
 use crate::model::engine::Engine;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::fmt;
 
 /// Rank of a target that was filtered out as seen.
 pub const FILTERED: u32 = u32::MAX;
@@ -132,8 +133,12 @@ impl SeenLists {
 }
 
 fn progress_bar(rows: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "evaluating {wide_bar} {pos}/{len} rows, {per_sec}, {eta} left",
-    );
-    ProgressBar::new(rows as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let template = "evaluating {wide_bar} {pos}/{len} rows, {rate}, {eta} left";
+    let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // A bar that cannot be written is no reason to end a run.
+            let _ = write!(out, "{:.0} rows/s", state.per_sec());
+        });
+    ProgressBar::new(rows as u64).with_style(style)
 }

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::batch::Batch;
 use crate::model::params::ParameterTable;
+use std::borrow::Cow;
 
 /// What an optimizer step needs beyond its batch.
 #[derive(Clone, Copy, Debug)]
@@ -46,17 +47,20 @@ pub trait Engine {
     /// [`crate::Error::NonFinite`].
     fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome>;
 
-    /// For each row of `batch` (one token may stand in several rows), the rank of its target among all items, from 1. Items in the row's list of
-    /// `seen` (ascending, one list a row) are left out; a target in that list gets `u32::MAX`. Items that
-    /// score the same as the target, or NaN, stand before it.
+    /// For each row of `batch` (one token may stand in several rows), the rank of its target among all
+    /// items, from 1. Items in the row's list of `seen` (ascending, one list a row) are left out; a target
+    /// in that list gets `u32::MAX`. Items that score the same as the target, or NaN, stand before it.
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>>;
 
-    /// Weights and moments, copied from the device.
-    fn state(&self) -> State;
+    /// Weights and moments: lent by an engine that has them in this memory, copied by any other.
+    fn state(&self) -> Cow<'_, State>;
 
-    /// Weights alone, copied from the device.
-    fn parameters(&self) -> Vec<f32>;
+    /// Weights alone, in the same way.
+    fn parameters(&self) -> Cow<'_, [f32]>;
 
     /// Puts weights and moments onto the device; each has `table().total` elements.
     fn load_state(&mut self, state: &State);
+
+    /// Puts weights alone onto the device.
+    fn load_parameters(&mut self, parameters: &[f32]);
 }

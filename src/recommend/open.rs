@@ -3,11 +3,11 @@
 use crate::config::{self, Config};
 use crate::data::{IndexedVocabulary, Sequences, Vocabulary};
 use crate::model::params::ParameterTable;
-use crate::train::rundir::{CONFIG, HISTORIES, ITEMS, MODEL, USERS, items_sha256, unescape};
-use crate::train::{model_file, tensor_file::TensorFile};
+use crate::train::prepare::bounded;
+use crate::train::rundir::{CONFIG, HISTORIES, ITEMS, MODEL, USERS};
+use crate::train::{id_file, model_file, tensor_file::TensorFile};
 use crate::{Error, Result, memory};
 use safetensors::tensor::Dtype;
-use std::fs;
 use std::path::Path;
 
 const REMEDY: &str = "copy the run directory again, or let b4r-train make it anew";
@@ -43,15 +43,15 @@ pub fn open(path: &Path) -> Result<Run> {
     }
     let config = config::read(&path.join(CONFIG))?;
     let (items, counts) = read_items(&path.join(ITEMS))?;
-    let needed = 4 * ParameterTable::count(&config.model, items.len());
+    let needed = 4 * ParameterTable::count(&bounded(&config.model), items.len());
     memory::require("the model", needed, "close other programs")?;
     let table = ParameterTable::new(&config.model, items.len());
-    let hash = items_sha256(&items);
     let model = path.join(MODEL);
-    let parameters = model_file::read_own_model(&model, &config.model, &table, &hash)?;
+    let parameters = model_file::read_own_model(&model, &config.model, &table, &items)?;
     let items = indexed(&path.join(ITEMS), items)?;
     let users = path.join(USERS);
-    let names = read_users(&users)?;
+    let names =
+        id_file::read_rows(&users, "user", 0, |columns| columns.next().is_none().then_some(()))?;
     let histories = read_histories(&path.join(HISTORIES), names.len(), items.strings().len())?;
     let users = indexed(&users, names)?;
     Ok(Run { config, parameters, items, counts, users, histories })
@@ -77,67 +77,17 @@ fn damaged(path: &Path, line: Option<u64>, problem: impl Into<String>) -> Error 
     Error::Input { path, line, column: None, problem, remedy: REMEDY.to_string() }
 }
 
-/// Lines of a file whose header is `header`, with their numbers.
-fn lines<'a>(
-    path: &Path,
-    text: &'a str,
-    header: &str,
-) -> Result<impl Iterator<Item = (u64, &'a str)>> {
-    let mut lines = text.lines();
-    if lines.next() != Some(header) {
-        let expected = header.escape_debug();
-        return Err(damaged(path, Some(1), format!("the header is not `{expected}`")));
-    }
-    if !text.ends_with('\n') {
-        return Err(damaged(path, None, "the file is cut short"));
-    }
-    Ok((2..).zip(lines))
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    String::from_utf8(bytes).map_err(|_| damaged(path, None, "it is not UTF-8 text"))
-}
-
 fn read_items(path: &Path) -> Result<(Vocabulary, Vec<u64>)> {
-    let text = read_text(path)?;
-    let (mut items, mut counts) = (Vocabulary::default(), Vec::new());
-    for (number, line) in lines(path, &text, "index\titem\tinteractions")? {
-        let mut fields = line.split('\t');
-        let (index, item, count) = (fields.next(), fields.next(), fields.next());
-        let index: Option<usize> = index.and_then(|index| index.parse().ok());
-        let item = item.and_then(unescape);
-        let count = count.and_then(|count| count.parse().ok());
-        match (index, item, count, fields.next()) {
-            (Some(index), Some(item), Some(count), None) if index == items.len() + 1 => {
-                items.push(&item);
-                counts.push(count);
-            }
-            _ => return Err(damaged(path, Some(number), "the line is damaged, or out of order")),
-        }
-    }
+    let mut counts = Vec::new();
+    let items = id_file::read_rows(path, "item", 1, |columns| {
+        counts.push(columns.next()?.parse().ok()?);
+        columns.next().is_none().then_some(())
+    })?;
     // The top numbers stand for MASK and for none.
     if items.is_empty() || items.len() >= u32::MAX as usize - 1 {
         return Err(damaged(path, None, format!("it lists {} items", items.len())));
     }
     Ok((items, counts))
-}
-
-fn read_users(path: &Path) -> Result<Vocabulary> {
-    let text = read_text(path)?;
-    let mut users = Vocabulary::default();
-    for (number, line) in lines(path, &text, "index\tuser")? {
-        let fields = line.split_once('\t').filter(|(_, user)| !user.contains('\t'));
-        let parsed = fields.and_then(|(index, user)| {
-            let index: usize = index.parse().ok()?;
-            Some((index, unescape(user)?))
-        });
-        match parsed {
-            Some((index, user)) if index == users.len() => users.push(&user),
-            _ => return Err(damaged(path, Some(number), "the line is damaged, or out of order")),
-        }
-    }
-    Ok(users)
 }
 
 fn indexed(path: &Path, names: Vocabulary) -> Result<IndexedVocabulary> {

@@ -5,6 +5,7 @@ use crate::Result;
 use crate::batch::Batch;
 use crate::model::engine::{Engine, State, Step, StepOutcome};
 use crate::model::params::ParameterTable;
+use std::borrow::Cow;
 
 /// Passes everything on to `engine`, but ranks nothing more once a signal has come.
 pub struct Interruptible<'a> {
@@ -28,15 +29,19 @@ impl Engine for Interruptible<'_> {
         self.engine.rank(batch, seen)
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> Cow<'_, State> {
         self.engine.state()
     }
 
-    fn parameters(&self) -> Vec<f32> {
+    fn parameters(&self) -> Cow<'_, [f32]> {
         self.engine.parameters()
     }
 
     fn load_state(&mut self, state: &State) {
         self.engine.load_state(state);
+    }
+
+    fn load_parameters(&mut self, parameters: &[f32]) {
+        self.engine.load_parameters(parameters);
     }
 }

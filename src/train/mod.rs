@@ -3,6 +3,8 @@
 pub mod checkpoint;
 pub mod early_stopping;
 pub mod files;
+pub mod id_file;
+pub mod init_from;
 pub mod interruptible;
 pub mod metrics_log;
 pub mod model_file;
@@ -14,81 +16,174 @@ pub mod rundir;
 pub mod schedule;
 pub mod signals;
 pub mod tensor_file;
-pub mod trainer;
+pub mod training_loop;
 
 use crate::config::{Config, SplitRule};
 use crate::cpu::CpuEngine;
+use crate::data::Dataset;
 use crate::model::engine::Engine;
-use crate::{Result, memory};
+use crate::{Error, Result, memory};
+use init_from::{Counts, Source};
 use prepare::Prepared;
 use progress::say;
-use results::{Protocol, Results};
+use results::{ALL_DATA, Protocol, Results};
+use resume::Restored;
 use rundir::RunDir;
 use signals::Signals;
-use trainer::{Trainer, metric_map};
+use training_loop::{TrainingLoop, metric_map};
 
-/// Trains, tests and writes the run directory; the last line on stdout is the test metrics.
+/// What `b4r-train` does: [`Trainer::run`], then the test metrics as the last line on stdout.
 ///
 /// # Errors
 /// Any [`crate::Error`]; its exit code says whether anything was written.
 pub fn run(config: &Config) -> Result<()> {
-    rundir::check(config)?;
-    let prepared = prepare::prepare(config)?;
-    let mut engine = CpuEngine::new(
-        &config.model,
-        &config.train,
-        prepared.dataset.item_count(),
-        config.run.threads,
-    )?;
-    let directory = RunDir::open(config)?;
-    let restored = resume::restore(&directory, config, &prepared, engine.table())?;
-    if let Some(restored) = &restored {
-        let steps_per_epoch = prepared.plan.steps_per_epoch;
-        let ended = trainer::ended_by(config, &restored.counters, steps_per_epoch);
-        let results = ended.and_then(|_| Results::read(&directory.results()));
-        if let (Some(ended), Some(results)) = (ended, results) {
-            say(format_args!("{} is finished (ended by {ended})", directory.path().display()));
-            return results.print();
-        }
-    }
-    // From here on a signal ends the run in order.
-    let signals = Signals::listen()?;
-    directory.write_inputs(
-        &crate::config::to_yaml(config),
-        &prepared.dataset,
-        &prepared.sequences,
-    )?;
-    say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
-    let mut trainer = Trainer::new(config, &prepared, &directory, &mut engine, &signals);
-    if let Some(restored) = restored {
-        trainer.restore(restored)?;
-        let at = trainer.counters();
-        say(format_args!("resuming after {} epochs and {} steps", at.epoch, at.step));
-    }
-    trainer.train()?;
-    let tested = trainer.test()?;
-    let results = summary(config, &prepared, &trainer, tested);
-    results.write(&directory.results())?;
-    results.print()
+    Trainer::new(config.clone()).run()?.print()
 }
 
 /// What `--explain` can say only after reading the data: its statistics go to stderr, sizes are returned.
 ///
 /// # Errors
-/// Those of [`prepare::prepare`].
+/// Those of [`prepare::prepare`] and [`Source::open`].
 pub fn explain(config: &Config) -> Result<String> {
-    let prepared = prepare::prepare(config)?;
+    let source = Source::open(config)?;
+    let prepared = prepare::prepare_with(config, None, source.as_ref())?;
     Ok(format!("run directory {}\n{}", rundir::locate(config).display(), prepared.plan))
+}
+
+/// A training run, from data to a run directory.
+///
+/// ```no_run
+/// let mut config = b4r::Config::default();
+/// config.data.dataset = "clicks.csv".to_string();
+/// config.run.run_dir = Some("runs/clicks".into());
+/// let results = b4r::Trainer::new(config).run()?;
+/// println!("{:?}", results.test.get("ndcg@10"));
+/// # Ok::<(), b4r::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Trainer {
+    config: Config,
+    dataset: Option<Dataset>,
+}
+
+impl Trainer {
+    /// A run that is wholly determined by `config`, the data set included.
+    pub fn new(config: Config) -> Self {
+        Trainer { config, dataset: None }
+    }
+
+    /// Takes the data from memory in place of `config.data.dataset`; no filter of the configuration applies.
+    /// Such a run is resumed with the same data in memory again.
+    pub fn dataset(mut self, dataset: Dataset) -> Self {
+        self.config.data.dataset = dataset.name.clone();
+        self.dataset = Some(dataset);
+        self
+    }
+
+    /// Trains, tests and writes the run directory; returns what `results.json` has. Progress goes to stderr.
+    /// While it runs, Ctrl-C and SIGTERM end it with [`Error::Interrupted`] once its state is saved.
+    ///
+    /// # Errors
+    /// Any [`Error`]; its exit code says whether anything was written.
+    pub fn run(self) -> Result<Results> {
+        let Trainer { mut config, dataset } = self;
+        crate::config::validate(&config)?;
+        rundir::check(&config)?;
+        let source = Source::open(&config)?;
+        config.train.init_from_sha256 = match &source {
+            Some(source) => Some(source.sha256.clone()),
+            None => init_from::noted_hash(&config)?,
+        };
+        let prepared = prepare::prepare_with(&config, dataset, source.as_ref())?;
+        let mut engine = CpuEngine::new(
+            &config.model,
+            &config.train,
+            prepared.dataset.item_count(),
+            config.run.threads,
+        )?;
+        let taken_over = source
+            .map(|source| {
+                let items = &prepared.dataset.items;
+                source.weights(&config, items, prepared.expired, engine.table())
+            })
+            .transpose()?;
+        let directory = RunDir::open(&config)?;
+        let restored = resume::restore(&directory, &config, &prepared, engine.table())?;
+        if let Some(results) = finished(&config, &prepared, &directory, restored.as_ref()) {
+            return Ok(results);
+        }
+        // From here on a signal ends the run in order.
+        let signals = Signals::listen()?;
+        directory.write_inputs(
+            &crate::config::to_yaml(&config),
+            &prepared.dataset,
+            &prepared.sequences,
+        )?;
+        say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
+        let mut training = TrainingLoop::new(&config, &prepared, &directory, &mut engine, &signals);
+        begin(&config, &mut training, restored, taken_over)?;
+        training.train()?;
+        let tested = training.test()?;
+        let results = summary(&config, &prepared, &training, tested);
+        results.write(&directory.results())?;
+        Ok(results)
+    }
+}
+
+/// The results of a run that has nothing left to do.
+fn finished(
+    config: &Config,
+    prepared: &Prepared,
+    directory: &RunDir,
+    restored: Option<&Restored>,
+) -> Option<Results> {
+    let steps_per_epoch = prepared.plan.steps_per_epoch;
+    let ended = training_loop::ended_by(config, &restored?.counters, steps_per_epoch)?;
+    let results = Results::read(&directory.results())?;
+    say(format_args!("{} is finished (ended by {ended})", directory.path().display()));
+    Some(results)
+}
+
+/// Puts the weights in place that training goes on from.
+fn begin(
+    config: &Config,
+    training: &mut TrainingLoop<'_>,
+    restored: Option<Restored>,
+    taken_over: Option<(Vec<f32>, Counts)>,
+) -> Result<()> {
+    match (restored, taken_over, &config.train.init_from) {
+        (Some(restored), _, _) => {
+            training.restore(restored)?;
+            let at = training.counters();
+            say(format_args!("resuming after {} epochs and {} steps", at.epoch, at.step));
+        }
+        (None, Some((weights, counts)), Some(run)) => {
+            training.begin_with(weights);
+            say(format_args!("beginning with the weights of {}: {counts}", run.display()));
+        }
+        (None, None, Some(_)) => {
+            return Err(Error::config(
+                "resume",
+                "the checkpoint was removed while the run started",
+                "start it again",
+            ));
+        }
+        (None, _, None) => {}
+    }
+    Ok(())
 }
 
 fn summary(
     config: &Config,
     prepared: &Prepared,
-    trainer: &Trainer<'_>,
+    training: &TrainingLoop<'_>,
     [filtered, kept]: [crate::eval::Metrics; 2],
 ) -> Results {
-    let at = trainer.counters();
+    let at = training.counters();
     let best = at.stopping.best.as_ref();
+    // Without validation the last weights are kept.
+    let epochs = at.epoch + u32::from(at.step_in_epoch > 0);
+    let all_data = config.data.all_data;
     let filter_seen = config.eval.filter_seen;
     let (test, other) = if filter_seen { (&filtered, &kept) } else { (&kept, &filtered) };
     let other = metric_map(other);
@@ -101,17 +196,18 @@ fn summary(
         threads: actual_threads(config.run.threads),
         seed: config.train.seed,
         parameters: prepared.plan.parameters as usize,
-        best_epoch: best.map_or(0, |best| best.epoch),
-        epochs: at.epoch + u32::from(at.step_in_epoch > 0),
+        best_epoch: best.map_or(epochs, |best| best.epoch),
+        epochs,
         steps: at.step,
-        ended_by: trainer.ended_by().to_string(),
+        ended_by: training.ended_by().to_string(),
         valid: best.map(|best| best.metrics.clone()).unwrap_or_default(),
         test: metric_map(test),
-        test_seen_kept: filter_seen.then(|| other.clone()),
-        test_seen_filtered: (!filter_seen).then_some(other),
+        test_seen_kept: (filter_seen && !all_data).then(|| other.clone()),
+        test_seen_filtered: (!filter_seen && !all_data).then_some(other),
         seen_targets: filtered.seen_targets,
         protocol: Protocol {
             split: match config.eval.split {
+                _ if all_data => ALL_DATA.to_string(),
                 SplitRule::LeaveOneOut => "leave_one_out".to_string(),
             },
             mode: "full".to_string(),

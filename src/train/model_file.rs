@@ -1,34 +1,20 @@
 //! `model.safetensors`: the weights under RecBole's names, readable by anything that reads safetensors.
 
+use super::rundir::items_sha256;
 use super::tensor_file::{Source, TensorFile, write};
 use crate::config::ModelConfig;
-use crate::data::hex;
+use crate::data::{Vocabulary, hex};
 use crate::model::params::ParameterTable;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-const REMEDY: &str =
-    "give the model.safetensors of a run whose config.yaml and items.tsv stand beside it";
-
-/// Layout of the file and meaning of its tensors.
+/// Layout of the file; another number is refused.
 const FORMAT: u32 = 1;
-
-/// What the tensors alone do not tell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Note {
-    format: u32,
-    /// The vocabulary that the rows stand for, see [`crate::train::rundir::items_sha256`].
-    items_sha256: String,
-    /// Options that the shapes do not show.
-    #[serde(default)]
-    options: Option<String>,
-    /// SHA-256 of all tensors in arena order.
-    #[serde(default)]
-    weights_sha256: Option<String>,
-}
+/// What every error about such a file suggests.
+pub const REMEDY: &str =
+    "give the model.safetensors of a run whose config.yaml and items.tsv stand beside it";
 
 /// Writes the arena `parameters` by tensor; `items_sha256` names the vocabulary its rows stand for.
 ///
@@ -47,9 +33,73 @@ pub fn write_model(
         options: Some(options(model)),
         weights_sha256: Some(sha256(parameters)),
     };
-    let note = serde_json::to_string(&note)
+    let text = serde_json::to_string(&note)
         .map_err(|error| Error::io("lay out", path)(std::io::Error::other(error)))?;
-    write(path, Some(note), &sources("", table, parameters), false)
+    write(path, Some(text), &sources("", table, parameters), false)
+}
+
+/// What stands in the file beside the tensors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Note {
+    /// Layout of the file.
+    pub format: u32,
+    /// SHA-256 of the item vocabulary.
+    pub items_sha256: String,
+    /// Options of the network that the tensors' shapes do not show.
+    #[serde(default)]
+    pub options: Option<String>,
+    /// SHA-256 of all tensors in arena order.
+    #[serde(default)]
+    pub weights_sha256: Option<String>,
+}
+
+impl Note {
+    /// The note of `file`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where there is none, or that of another format.
+    pub fn of(file: &TensorFile) -> Result<Self> {
+        let note = file.note().map(serde_json::from_str::<Note>);
+        match note {
+            Some(Ok(note)) if note.format == FORMAT => Ok(note),
+            Some(Ok(note)) => Err(file.problem(format!(
+                "written in model format {}; this program reads {FORMAT}",
+                note.format
+            ))),
+            Some(Err(_)) | None => Err(file.problem("not a model of this program")),
+        }
+    }
+
+    /// Checks that the model belongs to this vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it does not.
+    pub fn check_items(&self, file: &TensorFile, items: &Vocabulary) -> Result<()> {
+        if self.items_sha256 == items_sha256(items) {
+            return Ok(());
+        }
+        Err(file.problem("it was made with another item vocabulary than items.tsv has"))
+    }
+
+    /// Checks that the network is the one that the weights were trained in.
+    fn check_options(&self, file: &TensorFile, model: &ModelConfig) -> Result<()> {
+        match &self.options {
+            Some(trained) if *trained != options(model) => Err(file.problem(format!(
+                "it was trained with {trained}, config.yaml says {}",
+                options(model)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_weights(&self, file: &TensorFile, parameters: &[f32]) -> Result<()> {
+        match &self.weights_sha256 {
+            Some(written) if *written != sha256(parameters) => {
+                Err(file.problem("damaged: its weights do not match their checksum"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn options(model: &ModelConfig) -> String {
@@ -64,41 +114,23 @@ fn sha256(parameters: &[f32]) -> String {
     hex(&Sha256::digest(bytemuck::cast_slice::<f32, u8>(parameters)))
 }
 
-/// Reads the weights of `model` with the vocabulary `items_sha256`, as [`write_model`] wrote them.
+/// Reads the weights of `model` for the vocabulary `items`, which must be what [`write_model`] wrote.
 ///
 /// # Errors
-/// As [`read_model`]; also when the file is of another version, belongs to another vocabulary or other
+/// As [`read_model`]; also when the file is of another format, belongs to another vocabulary or other
 /// options, or was changed after it was written.
 pub fn read_own_model(
     path: &Path,
     model: &ModelConfig,
     table: &ParameterTable,
-    items_sha256: &str,
+    items: &Vocabulary,
 ) -> Result<Vec<f32>> {
-    let file = TensorFile::open(path, REMEDY)?;
-    let Some(text) = file.note() else {
-        return Err(file.problem("it was not written by b4r: there is no note of its vocabulary"));
-    };
-    let version = serde_json::from_str::<Value>(text).ok().and_then(|note| note["format"].as_u64());
-    if version.is_some_and(|version| version != u64::from(FORMAT)) {
-        return Err(file.problem(format!(
-            "it has format {}, this version of b4r reads format {FORMAT}",
-            version.unwrap_or_default()
-        )));
-    }
-    let note: Note = serde_json::from_str(text)
-        .map_err(|error| file.problem(format!("its note is damaged: {error}")))?;
-    if note.items_sha256 != items_sha256 {
-        return Err(file.problem("its vocabulary is another than that of items.tsv beside it"));
-    }
-    if let Some(written) = note.options.filter(|written| *written != options(model)) {
-        let now = options(model);
-        return Err(file.problem(format!("it was trained with {written}, config.yaml says {now}")));
-    }
-    let parameters = read_model(path, table)?;
-    if note.weights_sha256.is_some_and(|written| written != sha256(&parameters)) {
-        return Err(file.problem("damaged: its weights do not match their checksum"));
-    }
+    let mut file = TensorFile::open(path, REMEDY)?;
+    let note = Note::of(&file)?;
+    note.check_items(&file, items)?;
+    note.check_options(&file, model)?;
+    let parameters = read_opened(&mut file, table)?;
+    note.check_weights(&file, &parameters)?;
     Ok(parameters)
 }
 
@@ -108,12 +140,19 @@ pub fn read_own_model(
 /// [`crate::Error::Io`] when it cannot be read; [`crate::Error::Checkpoint`] when it is damaged, has other tensors or
 /// shapes, or weights that are not finite.
 pub fn read_model(path: &Path, table: &ParameterTable) -> Result<Vec<f32>> {
-    let mut file = TensorFile::open(path, REMEDY)?;
+    read_opened(&mut TensorFile::open(path, REMEDY)?, table)
+}
+
+/// [`read_model`] from a file that is open already.
+///
+/// # Errors
+/// As there.
+pub fn read_opened(file: &mut TensorFile, table: &ParameterTable) -> Result<Vec<f32>> {
     if let Some(stranger) = file.names().iter().find(|name| table.find(name).is_none()) {
         return Err(file.problem(format!("tensor `{stranger}` belongs to no model like this one")));
     }
-    check_shapes(&file, "", table)?;
-    let parameters = read_arena(&mut file, "", table)?;
+    check_shapes(file, "", table)?;
+    let parameters = read_arena(file, "", table)?;
     match parameters.iter().position(|value| !value.is_finite()) {
         Some(index) => {
             let name = &table.tensor_at(index).name;
@@ -221,25 +260,27 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let (table, model) = (small(), config());
         let weights = vec![0.5; table.total];
-        write_model(&path, &model, &table, &weights, "ab").unwrap();
-        assert_eq!(read_own_model(&path, &model, &table, "ab").unwrap(), weights);
-        let message = |model: &ModelConfig, items| {
+        let (mut items, others) = (Vocabulary::default(), Vocabulary::default());
+        items.push("a");
+        write_model(&path, &model, &table, &weights, &items_sha256(&items)).unwrap();
+        assert_eq!(read_own_model(&path, &model, &table, &items).unwrap(), weights);
+        let message = |model: &ModelConfig, items: &Vocabulary| {
             read_own_model(&path, model, &table, items).unwrap_err().to_string()
         };
-        assert!(message(&model, "ac").contains("vocabulary"));
+        assert!(message(&model, &others).contains("vocabulary"));
         let other = ModelConfig { n_heads: 4, ..config() };
-        assert!(message(&other, "ab").contains("n_heads=4"));
+        assert!(message(&other, &items).contains("n_heads=4"));
         let mut bytes = std::fs::read(&path).unwrap();
         let written = bytes.clone();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(message(&model, "ab").contains("checksum"));
+        assert!(message(&model, &items).contains("checksum"));
         let text = String::from_utf8_lossy(&written).find("\\\"format\\\":1").unwrap();
         let mut bytes = written;
         bytes[text + 11] = b'2';
         std::fs::write(&path, bytes).unwrap();
-        assert!(message(&model, "ab").contains("format 2"));
+        assert!(message(&model, &items).contains("format 2"));
         write(&path, None, &sources("", &table, &weights), false).unwrap();
-        assert!(message(&model, "ab").contains("not written by b4r"));
+        assert!(message(&model, &items).contains("not a model of this program"));
     }
 }

@@ -1,11 +1,12 @@
 //! Everything before the first step: data, split, batches, and whether it all fits into memory.
 
+use super::init_from::{self, Source};
 use super::progress::{draws_bars, say};
 use super::schedule;
 use crate::batch::TrainingBatches;
 use crate::config::{Config, ModelConfig};
-use crate::cpu::CpuEngine;
-use crate::data::{self, Dataset, Sequences, Split};
+use crate::cpu::memory::{BatchSizes, batch_bytes, model_bytes};
+use crate::data::{self, Dataset, EvalRow, Sequences, Split};
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
 use std::fmt;
@@ -13,9 +14,13 @@ use std::sync::Arc;
 
 /// Sizes are cut to this before they are multiplied, so that nothing overflows; still beyond any machine.
 const SIZE_LIMIT: usize = 1 << 30;
-/// Arenas beside the engine's own: best weights, and weights and moments on their way to a checkpoint.
-const COPIED_ARENAS: u128 = 4;
-const REMEDY: &str = "lower hidden_size, inner_size, n_layers, max_len or train_batch_size";
+/// Arenas beside the engine's own: the best weights.
+const KEPT_ARENAS: u128 = 1;
+/// On resuming also weights and moments on their way from the checkpoint.
+const RESUMED_ARENAS: u128 = 4;
+const REMEDY: &str = "lower hidden_size, inner_size, n_layers or max_len";
+const BATCH_REMEDY: &str = "lower train_batch_size (or train_batch_sequences), eval_batch_size, max_len, \
+                            hidden_size, inner_size or n_layers";
 
 /// Data ready to train on.
 pub struct Prepared {
@@ -23,6 +28,8 @@ pub struct Prepared {
     pub dataset: Dataset,
     /// Histories of all users.
     pub sequences: Arc<Sequences>,
+    /// Items at the end of the catalogue that the data no longer has: `keep_expired`.
+    pub expired: usize,
     /// What trains and what is predicted.
     pub split: Arc<Split>,
     /// Training batches.
@@ -63,16 +70,40 @@ impl fmt::Display for Plan {
 /// # Errors
 /// Those of the data, and [`Error::Memory`] when the run would not fit; nothing large is allocated before.
 pub fn prepare(config: &Config) -> Result<Prepared> {
+    prepare_with(config, None, None)
+}
+
+/// [`prepare`] with what may be at hand already: the data in memory, and the run to begin from.
+///
+/// # Errors
+/// As there, and those of [`init_from::expired`].
+pub fn prepare_with(
+    config: &Config,
+    dataset: Option<Dataset>,
+    source: Option<&Source>,
+) -> Result<Prepared> {
     check_valid_metric(config)?;
     // Every model has an item: what does not fit now will not fit when the data has been read.
-    memory::require("the model", model_memory(&config.model, 1), REMEDY)?;
-    let (mut dataset, statistics) = data::load(&config.data, draws_bars(config.run.progress))?;
-    say(statistics);
+    memory::require("the model", model_memory(config, 1), REMEDY)?;
+    let mut dataset = match dataset {
+        Some(dataset) => dataset,
+        None => {
+            let (dataset, statistics) = data::load(&config.data, draws_bars(config.run.progress))?;
+            say(statistics);
+            dataset
+        }
+    };
+    let expired = init_from::expired(config, source, &dataset.items)?;
+    expired.iter().for_each(|item| dataset.items.push(item));
     let items = dataset.item_count();
-    memory::require("the model", model_memory(&config.model, items), REMEDY)?;
+    memory::require("the model", model_memory(config, items), REMEDY)?;
     let sequences = Arc::new(std::mem::take(&mut dataset.sequences));
-    let split = Arc::new(data::split(&sequences, config.eval.split));
-    if split.valid.is_empty() || split.test.is_empty() {
+    let all_data = config.data.all_data;
+    let split = Arc::new(match all_data {
+        true => data::keep_all(&sequences),
+        false => data::split(&sequences, config.eval.split),
+    });
+    if !all_data && (split.valid.is_empty() || split.test.is_empty()) {
         return Err(Error::config(
             "dataset",
             "no user has the 3 interactions that training, validation and test need",
@@ -82,9 +113,23 @@ pub fn prepare(config: &Config) -> Result<Prepared> {
     let (of_sequences, of_split) = (sequences.clone(), split.clone());
     let batches =
         TrainingBatches::new(of_sequences, of_split, items, &config.model, &config.train)?;
-    let plan = plan(config, items, &batches);
-    memory::require("training", plan.memory, REMEDY)?;
-    Ok(Prepared { dataset, sequences, split, batches: Arc::new(batches), plan })
+    if evaluated_tokens(config, &split) > u64::from(u32::MAX) {
+        return Err(Error::config(
+            "eval_batch_size",
+            "a batch would have more than 2^32 tokens",
+            "lower it, or max_len",
+        ));
+    }
+    let plan = plan(config, &sequences, &split, &batches);
+    memory::require("training", plan.memory, BATCH_REMEDY)?;
+    Ok(Prepared {
+        dataset,
+        sequences,
+        expired: expired.len(),
+        split,
+        batches: Arc::new(batches),
+        plan,
+    })
 }
 
 fn check_valid_metric(config: &Config) -> Result<()> {
@@ -99,39 +144,44 @@ fn check_valid_metric(config: &Config) -> Result<()> {
     ))
 }
 
-fn plan(config: &Config, items: usize, batches: &TrainingBatches) -> Plan {
+fn plan(config: &Config, sequences: &Sequences, split: &Split, batches: &TrainingBatches) -> Plan {
+    let (model, items) = (bounded(&config.model), batches.item_count());
     let steps_per_epoch = batches.steps_per_epoch();
-    let evaluated = (config.eval.batch_size as u128).saturating_mul(config.model.max_len as u128);
-    let tokens = evaluated.max(u128::from(batches.max_tokens()));
+    let longest = sequences.offsets.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
+    let tokens = evaluated_tokens(config, split).max(batches.max_tokens());
+    let sizes = BatchSizes {
+        tokens: tokens.into(),
+        longest: model.max_len.min(usize::try_from(longest).unwrap_or(usize::MAX)),
+    };
+    let threads = super::actual_threads(config.run.threads);
     Plan {
-        parameters: ParameterTable::count(&bounded(&config.model), items),
+        parameters: ParameterTable::count(&model, items),
         interactions: batches.interactions(),
         steps_per_epoch,
         planned_steps: schedule::planned_steps(&config.train, steps_per_epoch),
-        memory: model_memory(&config.model, items)
-            .saturating_add(tokens.saturating_mul(token_memory(&config.model))),
+        memory: model_memory(config, items)
+            .saturating_add(batch_bytes(&model, items, threads, sizes)),
     }
 }
 
+/// Tokens of the largest batch that is only ranked.
+fn evaluated_tokens(config: &Config, split: &Split) -> u64 {
+    let length = |row: &EvalRow| (u64::from(row.position) + 1).min(config.model.max_len as u64);
+    let batches = [&split.valid, &split.test].into_iter().flat_map(|rows| {
+        rows.chunks(config.eval.batch_size.max(1)).map(|rows| rows.iter().map(length).sum())
+    });
+    batches.max().unwrap_or(0)
+}
+
 /// Bytes for everything whose size does not depend on the batch.
-fn model_memory(model: &ModelConfig, items: usize) -> u128 {
-    let model = bounded(model);
-    CpuEngine::memory_needed(&model, items)
-        + 4 * COPIED_ARENAS * ParameterTable::count(&model, items)
+fn model_memory(config: &Config, items: usize) -> u128 {
+    let model = bounded(&config.model);
+    let copies = if config.run.resume { RESUMED_ARENAS } else { KEPT_ARENAS };
+    model_bytes(&model, items) + 4 * copies * ParameterTable::count(&model, items)
 }
 
-/// Bytes a token takes in the forward and backward pass, by the tensors that the passes keep.
-fn token_memory(model: &ModelConfig) -> u128 {
-    let model = bounded(model);
-    let [d, f, h, l, n] =
-        [model.hidden_size, model.inner_size, model.n_heads, model.max_len, model.n_layers]
-            .map(|size| size as u128);
-    let layer = 10 * d + f + h * l;
-    let gradients = 8 * d + f;
-    4 * (n * layer + gradients)
-}
-
-fn bounded(model: &ModelConfig) -> ModelConfig {
+/// The same network with sizes that can be multiplied; whatever is cut is still beyond any machine.
+pub(crate) fn bounded(model: &ModelConfig) -> ModelConfig {
     let cut = |size: usize| size.min(SIZE_LIMIT);
     ModelConfig {
         hidden_size: cut(model.hidden_size),

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use std::io::Write;
 use std::path::Path;
 
+/// [`Protocol::split`] where everything trained and nothing was evaluated.
+pub const ALL_DATA: &str = "all_data";
+
 /// What a finished run came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
@@ -28,7 +31,7 @@ pub struct Results {
     pub seed: u64,
     /// Number of weights.
     pub parameters: usize,
-    /// Epoch whose weights are kept, from 1.
+    /// Epoch whose weights are kept, from 1; the last where nothing was held out.
     pub best_epoch: u32,
     /// Epochs trained, the last perhaps in part.
     pub epochs: u32,
@@ -94,9 +97,15 @@ impl Results {
     /// # Errors
     /// [`Error::Io`] when stdout refuses.
     pub fn print(&self) -> Result<()> {
-        say(self.table());
+        let kept = if self.protocol.split == ALL_DATA {
+            say("nothing was held out, so there are no metrics");
+            "last"
+        } else {
+            say(self.table());
+            "best"
+        };
         say(format_args!(
-            "best epoch {} of {} (ended by {}), {:.1} s training, {:.1} s evaluation, {:.0} tokens/s, \
+            "{kept} epoch {} of {} (ended by {}), {:.1} s training, {:.1} s evaluation, {:.0} tokens/s, \
              {} MiB peak memory",
             self.best_epoch,
             self.epochs,

@@ -35,7 +35,7 @@ pub fn restore(
         return Ok(None);
     }
     let path = directory.checkpoint();
-    if !path.exists() {
+    if !directory.has_checkpoint() {
         say(format_args!("{} holds no checkpoint: starting afresh", directory.path().display()));
         return Ok(None);
     }
@@ -54,14 +54,19 @@ pub fn restore(
                     .to_string(),
         });
     }
+    let other_data = |what: String| Error::Checkpoint {
+        path: path.clone(),
+        problem: format!("made from {what}"),
+        remedy: "give the interaction file it was made from, or start over with --overwrite or in \
+                 another run_dir"
+            .to_string(),
+    };
     if note.data_sha256 != prepared.dataset.sha256 {
-        return Err(checkpoint.problem(format!(
-            "made from another interaction file: SHA-256 {} became {}",
-            note.data_sha256, prepared.dataset.sha256
-        )));
+        let (before, now) = (&note.data_sha256, &prepared.dataset.sha256);
+        return Err(other_data(format!("another interaction file: SHA-256 {before} became {now}")));
     }
     if note.items_sha256 != items_sha256(&prepared.dataset.items) {
-        return Err(checkpoint.problem("made with another item vocabulary"));
+        return Err(other_data("data with another item vocabulary".to_string()));
     }
     checkpoint.check_counters(prepared.plan.steps_per_epoch)?;
     let (state, best, counters) = checkpoint.read(table)?;

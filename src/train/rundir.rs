@@ -36,7 +36,7 @@ pub const ITEMS: &str = "items.tsv";
 pub const USERS: &str = "users.tsv";
 /// Each user's items.
 pub const HISTORIES: &str = "histories.safetensors";
-const CHECKPOINT: &str = "checkpoint/state.safetensors";
+pub(super) const CHECKPOINT: &str = "checkpoint/state.safetensors";
 /// Weights of the best epoch.
 pub const MODEL: &str = "model.safetensors";
 const METRICS: &str = "metrics.jsonl";
@@ -114,7 +114,7 @@ impl RunDir {
         take_lock(&lock, &path)?;
         check_use(&path, run)?;
         let directory = RunDir { path, _lock: lock };
-        if !(run.resume && directory.checkpoint().exists()) {
+        if !(run.resume && directory.has_checkpoint()) {
             for name in ALL {
                 let file = directory.path.join(name);
                 files::remove_if_present(&file)?;
@@ -136,6 +136,11 @@ impl RunDir {
         self.path.join(CHECKPOINT)
     }
 
+    /// Whether there is a checkpoint, be it one that cannot be read: that is an error, not a fresh start.
+    pub fn has_checkpoint(&self) -> bool {
+        self.checkpoint().symlink_metadata().is_ok()
+    }
+
     /// Weights of the best epoch.
     pub fn model(&self) -> PathBuf {
         self.path.join(MODEL)
@@ -151,7 +156,8 @@ impl RunDir {
         self.path.join(RESULTS)
     }
 
-    /// Writes the configuration and, unless they are there, the vocabularies and histories.
+    /// Writes the configuration, the vocabularies and the histories. A resumed run writes them again: its
+    /// data is what it was, and damage to the files is mended.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -162,22 +168,13 @@ impl RunDir {
         sequences: &Sequences,
     ) -> Result<()> {
         files::replace(&self.path.join(CONFIG), |out| out.write_all(config_yaml.as_bytes()))?;
-        let (items, users) = (self.path.join(ITEMS), self.path.join(USERS));
-        if !items.exists() {
-            write_items(&items, &dataset.items, sequences)?;
-        }
-        if !users.exists() {
-            files::replace(&users, |out| {
-                out.write_all(b"index\tuser\n")?;
-                let mut users = dataset.users.iter().enumerate();
-                users.try_for_each(|(index, user)| writeln!(out, "{index}\t{}", escape(user)))
-            })?;
-        }
-        let histories = self.path.join(HISTORIES);
-        if !histories.exists() {
-            write_histories(&histories, sequences)?;
-        }
-        Ok(())
+        write_items(&self.path.join(ITEMS), &dataset.items, sequences)?;
+        files::replace(&self.path.join(USERS), |out| {
+            out.write_all(b"index\tuser\n")?;
+            let mut users = dataset.users.iter().enumerate();
+            users.try_for_each(|(index, user)| writeln!(out, "{index}\t{}", escape(user)))
+        })?;
+        write_histories(&self.path.join(HISTORIES), sequences)
     }
 }
 
@@ -221,28 +218,6 @@ fn escape(id: &str) -> Cow<'_, str> {
     }
     let replaced = id.replace('\\', "\\\\").replace('\t', "\\t");
     Cow::Owned(replaced.replace('\n', "\\n").replace('\r', "\\r"))
-}
-
-/// The id that [`escape`] made `text` of; `None` where it cannot have made it.
-pub fn unescape(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains('\\') {
-        return Some(Cow::Borrowed(text));
-    }
-    let mut id = String::with_capacity(text.len());
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        id.push(match character {
-            '\\' => match characters.next()? {
-                '\\' => '\\',
-                't' => '\t',
-                'n' => '\n',
-                'r' => '\r',
-                _ => return None,
-            },
-            plain => plain,
-        });
-    }
-    Some(Cow::Owned(id))
 }
 
 /// SHA-256 of the item vocabulary: each id's length and bytes, in order.

@@ -208,9 +208,29 @@ impl TensorFile {
         if !at_end {
             return Err(self.problem("it has no checksum at its end"));
         }
+        let hasher = self.hash(self.length - 32)?;
+        let mut stored = [0; 32];
+        self.file.read_exact(&mut stored).map_err(Error::io("read", &self.path))?;
+        if hasher.finalize()[..] != stored[..] {
+            return Err(self.problem("damaged: its content does not match its checksum"));
+        }
+        Ok(())
+    }
+
+    /// SHA-256 of the whole file, in hex.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sha256(&mut self) -> Result<String> {
+        let hash = self.hash(self.length)?.finalize();
+        Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Hashes the first `length` bytes, and stands after them.
+    fn hash(&mut self, length: u64) -> Result<Sha256> {
         self.seek(0)?;
         let mut hasher = Sha256::new();
-        let mut rest = self.length - 32;
+        let mut rest = length;
         let mut buffer = vec![0; 1 << 20];
         while rest > 0 {
             let chunk = &mut buffer[..rest.min(1 << 20) as usize];
@@ -218,12 +238,7 @@ impl TensorFile {
             hasher.update(&*chunk);
             rest -= chunk.len() as u64;
         }
-        let mut stored = [0; 32];
-        self.file.read_exact(&mut stored).map_err(Error::io("read", &self.path))?;
-        if hasher.finalize()[..] != stored[..] {
-            return Err(self.problem("damaged: its content does not match its checksum"));
-        }
-        Ok(())
+        Ok(hasher)
     }
 
     /// Checks that tensor `name` has floats of `shape`.

@@ -167,7 +167,8 @@ fn lines_in(file: &Path) -> usize {
 #[derive(PartialEq)]
 pub struct Artifacts {
     model: Vec<u8>,
-    metrics: Vec<Value>,
+    /// Lines of the log, without their times.
+    pub metrics: Vec<Value>,
     test: Value,
 }
 

@@ -85,6 +85,13 @@ fn a_learning_rate_that_blows_up() {
     let output = sandbox.run(&run_dir, &["--learning_rate=1e30"]);
     assert_fails(&output, 1, &["step ", "is not finite", "1e30", "learning_rate"]);
     assert!(output.stdout.is_empty());
+    // Here the first update makes infinite weights out of a finite gradient, and there is no second.
+    let flags = ["--max_steps=1", "--learning_rate=1e3", "--weight_decay=1e38", "--overwrite"];
+    let output = sandbox.run(&run_dir, &flags);
+    assert_fails(&output, 1, &["step 1: ", "item_embedding.weight is not finite"]);
+    assert!(output.stdout.is_empty());
+    assert!(!run_dir.join("checkpoint/state.safetensors").exists(), "it would hold no numbers");
+    assert!(!run_dir.join("model.safetensors").exists());
 }
 
 #[test]
@@ -105,6 +112,14 @@ fn damaged_and_foreign_checkpoints() {
         fs::write(&path, damage).unwrap();
         assert_fails(&sandbox.run(&run_dir, &resume), 1, &["state.safetensors", "remedy"]);
         assert_eq!(fs::read(&path).unwrap(), damage, "it is left for the user to look at");
+    }
+    #[cfg(unix)]
+    {
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/does/not/exist", &path).unwrap();
+        assert_fails(&sandbox.run(&run_dir, &resume), 1, &["state.safetensors"]);
+        assert!(run_dir.join("model.safetensors").exists(), "nothing is cleared away");
+        fs::remove_file(&path).unwrap();
     }
     fs::write(&path, &whole).unwrap();
     let others = [

@@ -66,6 +66,10 @@ fn config() -> impl Strategy<Value = Config> {
         config.eval.valid_metric = (b4r::config::Metric::ALL[metric], config.eval.topk[0]);
         config.eval.filter_seen = switches[0];
         config.model.tied = switches[1];
+        config.data.all_data = switches[0];
+        config.train.init_from = switches[1].then(|| path.into());
+        config.train.init_from_sha256 = config.train.init_from.as_ref().map(|_| column);
+        config.train.keep_expired = switches[1] && switches[2];
         config.run.progress = switches[2].then_some(switches[3]);
         if switches[3] {
             config.train.batch_size = b4r::config::BatchSize::Sequences(batch);

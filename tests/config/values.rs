@@ -20,11 +20,11 @@ fn values_out_of_range_are_refused() {
         ("hidden_dropout_prob", &["1", "-0.1", "nan", "0.9999999"]),
         ("attn_dropout_prob", &["1", "1.5", "inf"]),
         ("layer_norm_eps", &["0", "-1", "nan", "1e-300"]),
-        ("initializer_range", &["0", "-0.02", "inf"]),
+        ("initializer_range", &["0", "-0.02", "inf", "1e300", "1e-300"]),
         ("adam_beta1", &["1", "-0.1", "nan", "0.9999999999"]),
         ("adam_beta2", &["1", "2"]),
-        ("adam_eps", &["0", "-1e-8", "nan"]),
-        ("weight_decay", &["-0.1", "nan", "inf"]),
+        ("adam_eps", &["0", "-1e-8", "nan", "1e-300"]),
+        ("weight_decay", &["-0.1", "nan", "inf", "1e300"]),
         (
             "clip_grad_norm",
             &["0", "-5", "nan", "{max_norm: 0}", "{}", "{max_norm: 1, norm_type: 1}"],
@@ -65,8 +65,11 @@ fn values_out_of_range_are_refused() {
     }
     for value in ["0", "1", "-1", "65536", "1e9"] {
         let error = flags(&[&format!("--max_len={value}")]).unwrap_err().to_string();
-        assert!(error.starts_with("MAX_ITEM_LIST_LENGTH"), "{error}");
+        assert!(error.starts_with("MAX_ITEM_LIST_LENGTH (max_len): "), "{error}");
+        assert!(error.contains("from 2 to 65535"), "{error}");
     }
+    let error = flags(&["--seed=18446744073709551616"]).unwrap_err().to_string();
+    assert!(error.contains("is more than"), "{error}");
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn names_are_read_in_any_case() {
     let config = good(&[
         "--hidden_act=GELU_tanh",
         "--norm=pre",
-        "--positions=from_end",
+        "--positions=from-end",
         "--lr_schedule=cosine",
         "--device=cpu",
         "--format=ratings.dat",

@@ -49,6 +49,9 @@ fn missing_columns_are_named_with_what_is_there() {
     expect("x.inter", "a:token\titem_id:token\nu\t1\n", &["column user_id", "USER_ID_FIELD"]);
     expect("x.inter", "user_id\titem_id\nu\t1\n", &["name:type", "column user_id"]);
     expect("x.csv", "user_id,user_id,item_id\nu,v,1\n", &["column user_id", "twice"]);
+    let wide: Vec<String> = (0..100_000).map(|i| format!("c{i}")).collect();
+    let text = message(load_both("x.csv", &format!("{}\nu,1\n", wide.join(",")), |_| ()));
+    assert!(text.contains("and 99980 more") && text.len() < 1000, "{text}");
     let text = message(load_both("x.csv", "user_id,item_id\nu,1\n", |config| {
         config.time_field = Some("date".to_string());
     }));

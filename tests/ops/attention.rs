@@ -73,7 +73,6 @@ fn cpu(case: &Case<Parameters>) -> Results {
         &q,
         &kv,
         &probabilities,
-        &context,
         &case.input("upstream"),
         &mut scratch,
         &mut d_q,

@@ -60,6 +60,8 @@ fn a_file_is_missing() {
 fn parts_do_not_fit_together() {
     refused(edit("items.tsv", "\n1\ti", "\n1\tj"), &["model.safetensors", "vocabulary"]);
     refused(edit("config.yaml", "hidden_size: 16", "hidden_size: 32"), &["shape", "[52, 16]"]);
+    let huge = "n_layers: 1000000000000";
+    refused(edit("config.yaml", "n_layers: 2", huge), &["needs", "bytes of memory"]);
     refused(edit("config.yaml", "n_heads: 2", "n_heads: 4"), &["n_heads=2", "n_heads=4"]);
     let cut = |folder: &Path| {
         let path = folder.join("users.tsv");
@@ -74,9 +76,9 @@ fn parts_do_not_fit_together() {
 fn files_were_changed() {
     refused(turn_bit("model.safetensors", 3), &["model.safetensors", "damaged"]);
     refused(turn_bit("histories.safetensors", 100), &["histories.safetensors", "checksum"]);
-    refused(edit("items.tsv", "\n2\t", "\n3\t"), &["items.tsv:3", "out of order"]);
+    refused(edit("items.tsv", "\n2\t", "\n3\t"), &["items.tsv:3", "not consecutive"]);
     refused(edit("users.tsv", "\n1\tu1", "\n1\tu0"), &["users.tsv:3", "earlier line"]);
-    refused(edit("users.tsv", "index", "number"), &["users.tsv:1", "header"]);
+    refused(edit("users.tsv", "index", "number"), &["users.tsv:1", "columns"]);
     refused(edit("config.yaml", "n_heads", "heads"), &["config.yaml", "heads"]);
 }
 
@@ -90,7 +92,7 @@ fn another_version() {
         bytes[place + from.len() - 1] = b'7';
         fs::write(path, bytes).unwrap();
     };
-    refused(change, &["format 7", "reads format 1"]);
+    refused(change, &["model format 7", "reads 1"]);
 }
 
 /// Cut anywhere, a file is refused, or read where nothing that counts is missing.

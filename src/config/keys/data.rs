@@ -137,6 +137,14 @@ pub(super) const KEYS: &[Key] = &[
         |c| Some(c.data.remove_consecutive.into()),
         |c, v| put(&mut c.data.remove_consecutive, boolean(v)),
     ),
+    key(
+        "all_data",
+        "",
+        "Train on every interaction, for deployment: nothing is held out and nothing evaluated, so epochs \
+         has to be given",
+        |c| Some(c.data.all_data.into()),
+        |c, v| put(&mut c.data.all_data, boolean(v)),
+    ),
 ];
 
 fn interval_or_any(value: &Value) -> Parsed<Interval> {

@@ -7,6 +7,7 @@ mod model;
 mod run;
 mod train;
 
+pub(super) use model::MAX_LEN;
 pub(super) use run::MAX_THREADS;
 
 use super::Config;

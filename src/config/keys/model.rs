@@ -1,9 +1,12 @@
 //! Keys of the network.
 
 use super::{Key, Section};
-use crate::config::parse::{Parsed, boolean, choice, name_of, number, put, size};
+use crate::config::parse::{Parsed, boolean, choice, integer, name_of, number, put, size};
 use crate::config::value::Value;
 use crate::config::{Activation, NormPlacement, Positions};
+
+/// Longest sequence; the work of attention grows with its square.
+pub(in crate::config) const MAX_LEN: u64 = 65_535;
 
 const ACTIVATIONS: &[(&str, Activation)] =
     &[("gelu", Activation::Gelu), ("gelu_tanh", Activation::GeluTanh), ("relu", Activation::Relu)];
@@ -58,7 +61,7 @@ pub(super) const KEYS: &[Key] = &[
         "N",
         "Longest sequence the model sees, the position to predict included",
         |c| Some(c.model.max_len.into()),
-        |c, v| put(&mut c.model.max_len, size(v, 2)),
+        |c, v| put(&mut c.model.max_len, integer(v, 2, MAX_LEN).map(|n| n as usize)),
     )
     .aliases(&["max_len"]),
     key(

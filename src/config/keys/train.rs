@@ -2,7 +2,8 @@
 
 use super::{Key, Scope, Section};
 use crate::config::parse::{
-    Parsed, Problem, boolean, choice, count, integer, name_of, number, optional, put, size,
+    Parsed, Problem, boolean, choice, count, integer, name_of, number, optional, path, put, size,
+    text,
 };
 use crate::config::value::Value;
 use crate::config::{BatchSize, Schedule};
@@ -27,6 +28,28 @@ pub(super) const KEYS: &[Key] = &[
         "Decides initial weights, batches, masks and dropout",
         |c| Some(c.train.seed.into()),
         |c, v| put(&mut c.train.seed, integer(v, 0, u64::MAX)),
+    ),
+    key(
+        "init_from",
+        "RUN",
+        "Begin with the weights of this run directory; items are matched by their ids",
+        |c| Some(c.train.init_from.clone().into()),
+        |c, v| put(&mut c.train.init_from, optional(v, path)),
+    ),
+    key(
+        "init_from_sha256",
+        "HEX",
+        "SHA-256 of the model.safetensors of init_from; noted by the run itself",
+        |c| c.train.init_from_sha256.as_deref().map(Value::from),
+        |c, v| put(&mut c.train.init_from_sha256, optional(v, text)),
+    )
+    .hidden(),
+    key(
+        "keep_expired",
+        "",
+        "Keep items of init_from that the data no longer has in the catalogue",
+        |c| Some(c.train.keep_expired.into()),
+        |c, v| put(&mut c.train.keep_expired, boolean(v)),
     ),
     key(
         "epochs",
@@ -80,7 +103,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "shift_windows",
-        "BOOL",
+        "",
         "Begin the windows of long histories elsewhere in every epoch",
         |c| Some(c.train.shift_windows.into()),
         |c, v| put(&mut c.train.shift_windows, boolean(v)),

@@ -8,7 +8,7 @@ use crate::cpu::item_softmax::Problem;
 use crate::cpu::top_k::{Best, Entry, NotFinite, TILE_ITEMS, TILE_ROWS, top_k};
 use crate::cpu::vector::{dot, vectorized};
 use crate::model::params::ParameterTable;
-use crate::{Error, Result, memory};
+use crate::{Error, Result};
 use rayon::prelude::*;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -63,15 +63,6 @@ impl Scorer {
         assert_eq!(table.total, parameters.len(), "weights of another model");
         let (pool, idle) = (thread_pool(threads)?, Mutex::default());
         Ok(Scorer { model: model.clone(), table, items, parameters, pool, idle })
-    }
-
-    /// Refuses a model that the machine has no memory for.
-    ///
-    /// # Errors
-    /// [`Error::Memory`].
-    pub fn require_memory(model: &ModelConfig, items: usize) -> Result<()> {
-        let needed = 4 * ParameterTable::count(model, items);
-        memory::require("the model", needed, "close other programs")
     }
 
     /// The network's sizes and options.

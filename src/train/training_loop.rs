@@ -19,13 +19,13 @@ use crate::batch::loader::prefetch;
 use crate::config::Config;
 use crate::data::EvalRow;
 use crate::eval::{self, Metrics, RankedData};
-use crate::model::engine::{Engine, Step};
+use crate::model::engine::{Engine, State, Step};
 use crate::{Error, Result, config};
 use serde_json::{Map, Value};
 use std::time::Instant;
 
 /// A run under way.
-pub struct Trainer<'a> {
+pub struct TrainingLoop<'a> {
     config: &'a Config,
     prepared: &'a Prepared,
     directory: &'a RunDir,
@@ -37,7 +37,7 @@ pub struct Trainer<'a> {
     best: Option<Vec<f32>>,
 }
 
-impl<'a> Trainer<'a> {
+impl<'a> TrainingLoop<'a> {
     /// A run at its beginning, with the engine's weights as they are.
     pub fn new(
         config: &'a Config,
@@ -46,7 +46,7 @@ impl<'a> Trainer<'a> {
         engine: &'a mut dyn Engine,
         signals: &'a Signals,
     ) -> Self {
-        Trainer {
+        TrainingLoop {
             config,
             prepared,
             directory,
@@ -77,7 +77,14 @@ impl<'a> Trainer<'a> {
         self.export()
     }
 
-    /// Trains to the end and leaves the best weights in `model.safetensors`.
+    /// Puts other weights in place of those drawn, before the first step.
+    pub fn begin_with(&mut self, parameters: Vec<f32>) {
+        let zeros = vec![0.0; parameters.len()];
+        let (first_moment, second_moment) = (zeros.clone(), zeros);
+        self.engine.load_state(&State { parameters, first_moment, second_moment });
+    }
+
+    /// Trains to the end and leaves the best weights in `model.safetensors`, or the last with `all_data`.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
@@ -103,6 +110,11 @@ impl<'a> Trainer<'a> {
         if self.counters.evaluated_at != Some(self.counters.step) && self.evaluate()? {
             self.export()?;
         }
+        if self.config.data.all_data {
+            // Nothing says that any others are better. The checkpoint has them too, as those of the last step.
+            self.best = Some(self.engine.parameters().into_owned());
+            self.export()?;
+        }
         Ok(())
     }
 
@@ -113,9 +125,7 @@ impl<'a> Trainer<'a> {
     pub fn test(&mut self) -> Result<[Metrics; 2]> {
         let started = Instant::now();
         if let Some(best) = &self.best {
-            let mut state = self.engine.state();
-            state.parameters.copy_from_slice(best);
-            self.engine.load_state(&state);
+            self.engine.load_parameters(best);
         }
         let ranks = self.ranks(&self.prepared.split.test, &[true, false])?;
         let eval = &self.config.eval;
@@ -182,7 +192,23 @@ impl<'a> Trainer<'a> {
             }
         }
         drop((progress, loader));
+        self.require_finite()?;
         self.signals.check().or_else(|interrupted| self.save_and(interrupted))
+    }
+
+    /// Refuses weights that the latest step has made infinite or NaN, before they are judged or saved: its
+    /// loss and gradient were finite still.
+    fn require_finite(&self) -> Result<()> {
+        let Some(at) = self.engine.parameters().iter().position(|weight| !weight.is_finite())
+        else {
+            return Ok(());
+        };
+        let (train, step) = (&self.config.train, self.counters.step);
+        Err(Error::NonFinite {
+            step,
+            tensor: self.engine.table().tensor_at(at).name.clone(),
+            learning_rate: learning_rate(train, step, self.prepared.plan.planned_steps),
+        })
     }
 
     fn evaluation_is_due(&self) -> bool {
@@ -197,8 +223,10 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Validates and logs; says whether this is the new best, whose weights are then kept.
+    /// Validates and logs; says whether this is the new best, whose weights are then kept. With `all_data`
+    /// there is nothing to validate on, only the loss to log.
     fn evaluate(&mut self) -> Result<bool> {
+        let all_data = self.config.data.all_data;
         let started = Instant::now();
         let (eval, counters) = (&self.config.eval, &self.counters);
         let epoch = counters.epoch + u32::from(counters.step_in_epoch > 0);
@@ -224,20 +252,22 @@ impl<'a> Trainer<'a> {
             valid: metrics.clone(),
             seconds: counters.train_seconds + counters.eval_seconds,
         };
-        let improved =
-            counters.stopping.observe(Best { epoch, step: counters.step, value, metrics });
+        let improved = !all_data
+            && counters.stopping.observe(Best { epoch, step: counters.step, value, metrics });
         let best = counters.stopping.best.as_ref().map_or(epoch, |best| best.epoch);
+        let judged = match (all_data, improved) {
+            (true, _) => String::new(),
+            (_, true) => format!(", {key} {value:.4} (best so far)"),
+            (_, false) => format!(", {key} {value:.4} (best: epoch {best})"),
+        };
         say(format_args!(
-            "epoch {epoch}: loss {:.4}, learning rate {:.3e}, {key} {value:.4}{}, {:.1} s",
-            line.train_loss,
-            line.learning_rate,
-            if improved { " (best so far)".to_string() } else { format!(" (best: epoch {best})") },
-            line.seconds
+            "epoch {epoch}: loss {:.4}, learning rate {:.3e}{judged}, {:.1} s",
+            line.train_loss, line.learning_rate, line.seconds
         ));
         let log = self.directory.metrics();
         counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
         if improved {
-            self.best = Some(self.engine.parameters());
+            self.best = Some(self.engine.parameters().into_owned());
         }
         Ok(improved)
     }

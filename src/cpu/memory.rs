@@ -1,0 +1,86 @@
+//! How much memory the engine takes: for any sizes, before anything is allocated.
+
+use super::engine::LANES;
+use super::{ffn, item_softmax, rank};
+use crate::config::ModelConfig;
+use crate::model::params::ParameterTable;
+
+/// Bytes of an `f32`.
+const F32: u128 = 4;
+
+/// Bytes for weights, moments, gradients and the lanes' own gradients: 16 a parameter, and 4 a lane for
+/// each parameter whose number does not grow with `V`.
+pub fn model_bytes(model: &ModelConfig, items: usize) -> u128 {
+    let all = ParameterTable::count(model, items);
+    let tables = if model.tied { 1 } else { 2 };
+    let sparse = tables * (items as u128 + 2) * model.hidden_size as u128 + items as u128 + 1;
+    4 * F32 * all + F32 * LANES as u128 * (all - sparse)
+}
+
+/// The largest batch that a run works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSizes {
+    /// Tokens.
+    pub tokens: u128,
+    /// Tokens of its longest sequence.
+    pub longest: usize,
+}
+
+/// Bytes for the activations, gradients and buffers of a batch, by the tensors that the passes keep.
+pub fn batch_bytes(model: &ModelConfig, items: usize, threads: usize, batch: BatchSizes) -> u128 {
+    let [d, f, h, n, longest, threads] = [
+        model.hidden_size,
+        model.inner_size,
+        model.n_heads,
+        model.n_layers,
+        batch.longest,
+        threads,
+    ]
+    .map(|size| size as u128);
+    // q, k, v, context, middle, output and two norms with their outputs; u; probabilities.
+    let layer = 10 * d + f + h * longest;
+    // Embedding 2, head 3, gradients 7, token and row gradients 2, head rows 1, buffers 3; a head's scores.
+    let once = 18 * d + 2 * longest;
+    let ffn_rows = batch.tokens.min((LANES * ffn::CHUNK) as u128);
+    F32 * (batch.tokens * (n * layer + once) + 3 * ffn_rows * f)
+        + F32 * (tile_elements(items, batch.tokens) + threads * score_elements(items))
+}
+
+/// Most elements of the tiles of an item softmax with up to `rows` rows.
+fn tile_elements(items: usize, rows: u128) -> u128 {
+    let padded = items.next_multiple_of(item_softmax::TILE_ITEMS) as u128;
+    let all = rows.saturating_add(item_softmax::TILE_ROWS as u128).saturating_mul(padded);
+    all.min((item_softmax::MOST_ELEMENTS as u128).max(padded))
+}
+
+/// Most scores that a thread holds when it ranks.
+fn score_elements(items: usize) -> u128 {
+    (rank::rows_at_once(items) as u128).saturating_mul(items as u128)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_take_no_more_than_their_budget() {
+        assert_eq!(tile_elements(100, 36), 100 * 128);
+        assert_eq!(tile_elements(1 << 20, 1 << 20), 32 << 20);
+        assert_eq!(tile_elements(1 << 27, 9), 1 << 27);
+        assert_eq!((score_elements(100), score_elements(1 << 30)), (3200, 1 << 30));
+    }
+
+    #[test]
+    fn wide_and_long_models_take_what_their_buffers_take() {
+        let model = |inner_size| ModelConfig { inner_size, ..ModelConfig::default() };
+        let bytes = |inner_size, tokens, longest| {
+            batch_bytes(&model(inner_size), 10, 1, BatchSizes { tokens, longest })
+        };
+        // 16 lanes of 128 rows, three buffers each, and u of every layer.
+        let wide = bytes(1_000_000, 10_000, 1) - bytes(0, 10_000, 1);
+        assert_eq!(wide, 4 * 1_000_000 * (3 * 2048 + 2 * 10_000));
+        // Probabilities of each layer and head, and one head's scores with their gradient.
+        let long = bytes(1, 4096, 4096) - bytes(1, 4096, 0);
+        assert_eq!(long, 4 * 4096 * 4096 * (2 * 2 + 2));
+    }
+}
