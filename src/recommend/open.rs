@@ -3,7 +3,6 @@
 use crate::config::{self, Config};
 use crate::data::{IndexedVocabulary, Sequences, Vocabulary};
 use crate::model::params::ParameterTable;
-use crate::train::prepare::bounded;
 use crate::train::rundir::{CONFIG, HISTORIES, ITEMS, MODEL, USERS};
 use crate::train::{id_file, model_file, tensor_file::TensorFile};
 use crate::{Error, Result, memory};
@@ -43,7 +42,7 @@ pub fn open(path: &Path) -> Result<Run> {
     }
     let config = config::read(&path.join(CONFIG))?;
     let (items, counts) = read_items(&path.join(ITEMS))?;
-    let needed = 4 * ParameterTable::count(&bounded(&config.model), items.len());
+    let needed = 4 * ParameterTable::count(&config.model, items.len());
     memory::require("the model", needed, "close other programs")?;
     let table = ParameterTable::new(&config.model, items.len());
     let model = path.join(MODEL);
