@@ -8,7 +8,8 @@
 //!
 //! # Data flow
 //! interaction file → [`data`] (parse, filter, vocabulary, sort, split) → [`batch`] (windows, cloze
-//! masks, packing) → [`model`] (forward, backward) over an engine ([`cpu`]) → [`train`] → [`eval`].
+//! masks, packing) → [`model`] (forward, backward) over an engine ([`cpu`]) → [`train`] → [`eval`]
+//! → [`recommend`].
 //!
 //! # As a library
 //! A [`Config`] says everything that the flags of `b4r-train` say, and [`Trainer`] does what it does. The
@@ -41,6 +42,7 @@ pub mod eval;
 pub mod memory;
 pub mod model;
 pub mod philox;
+pub mod recommend;
 pub mod train;
 
 pub use config::Config;

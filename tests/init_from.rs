@@ -269,10 +269,10 @@ fn runs_that_cannot_be_begun_from() {
     let mut weights = read_model(&old.join("model.safetensors"), &table).unwrap();
     *weights.last_mut().unwrap() = f32::NAN;
     let path = sandbox.path("made");
-    write_model(&path, &table, &weights, &hash).unwrap();
+    write_model(&path, &config.model, &table, &weights, &hash).unwrap();
     replaced("model.safetensors", &fs::read(&path).unwrap(), 1, &["output_ln.bias", "not finite"]);
     let table = ParameterTable::new(&config.model, 49);
-    write_model(&path, &table, &vec![0.0; table.total], &hash).unwrap();
+    write_model(&path, &config.model, &table, &vec![0.0; table.total], &hash).unwrap();
     replaced(
         "model.safetensors",
         &fs::read(&path).unwrap(),

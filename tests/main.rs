@@ -9,5 +9,6 @@ mod eval; // metrics against an independent implementation
 mod init_from; // beginning with the weights of an earlier run
 mod model; // whole model against PyTorch in float64
 mod ops; // each operation against PyTorch in float64
+mod recommend; // b4r-recommend and the library beneath it
 mod train; // loop, checkpoints, resume
 mod util; // fixtures, tolerances, a small data set

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::config::DataConfig;
 use crate::{Error, Result};
 
+pub(crate) use lines::hex;
 pub use split::{keep_all, split};
 pub use statistics::{Dropped, Lengths, Statistics};
 
@@ -41,6 +42,24 @@ pub fn load(config: &DataConfig, progress: bool) -> Result<(Dataset, Statistics)
         }
     };
     prepare::prepare(name, table, config)
+}
+
+/// The histories of an interaction text in any format, as they stand: no filter, ordered by time where there
+/// is one. Users and items are numbered by first appearance. `path` is the text's name in errors.
+pub(crate) fn histories(
+    text: impl std::io::Read + 'static,
+    path: &Path,
+    config: &DataConfig,
+) -> Result<Histories> {
+    let table = formats::read_text(path, lines::Text::new(text, path)?, config)?;
+    prepare::histories(table)
+}
+
+/// Users, items, and each user's items, from 1.
+pub(crate) struct Histories {
+    pub users: Vocabulary,
+    pub items: Vocabulary,
+    pub sequences: Sequences,
 }
 
 /// The user's own file: a path, or RecBole's `<data_path>/<dataset>/<dataset>.inter`.
@@ -191,9 +210,44 @@ impl Vocabulary {
         Ok(VocabularyIndex { strings: self, index })
     }
 
+    /// The same strings with a table from string to number; `Err` with the number of a string
+    /// that has occurred before, where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn into_indexed(self) -> Result<std::result::Result<IndexedVocabulary, usize>> {
+        let mut index = table::Index::default();
+        for (number, id) in self.iter().enumerate() {
+            match index.find(&self, id.as_bytes()) {
+                Err(free) => index.insert(free, number as u32)?,
+                Ok(_) => return Ok(Err(number)),
+            }
+        }
+        Ok(Ok(IndexedVocabulary { strings: self, index }))
+    }
+
     /// All strings in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.len()).map(|i| self.get(i))
+    }
+}
+
+/// A [`Vocabulary`] of distinct strings that finds the number of each.
+#[derive(Clone, Debug, Default)]
+pub struct IndexedVocabulary {
+    strings: Vocabulary,
+    index: table::Index,
+}
+
+impl IndexedVocabulary {
+    /// The strings.
+    pub fn strings(&self) -> &Vocabulary {
+        &self.strings
+    }
+
+    /// The number of `id`, if it is known.
+    pub fn find(&self, id: &str) -> Option<usize> {
+        self.index.find(&self.strings, id.as_bytes()).ok().map(|number| number as usize)
     }
 }
 

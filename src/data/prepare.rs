@@ -6,7 +6,7 @@
 use super::core::{Bounds, Rows, filled, group, reduce};
 use super::statistics::{Dropped, Statistics};
 use super::table::{Table, reserve};
-use super::{Dataset, Sequences, Vocabulary};
+use super::{Dataset, Histories, Sequences, Vocabulary};
 use crate::config::{DataConfig, Duplicates};
 use crate::{Error, Result};
 
@@ -51,6 +51,17 @@ pub(super) fn prepare(
     let statistics = Statistics::new(&dataset, &table, dropped);
     refuse_too_little(&statistics, config.all_data)?;
     Ok((dataset, statistics))
+}
+
+/// The rows of `table` by user and time, all of them.
+pub(super) fn histories(table: Table) -> Result<Histories> {
+    let (offsets, order) = sort(&table)?;
+    let mut sequences = Sequences::default();
+    reserve(&mut sequences.offsets, offsets.len())?;
+    reserve(&mut sequences.items, order.len())?;
+    sequences.offsets.extend(offsets.iter().map(|&offset| u64::from(offset)));
+    sequences.items.extend(order.iter().map(|&row| table.item[row as usize] + 1));
+    Ok(Histories { users: table.users, items: table.items, sequences })
 }
 
 /// `[users + 1]` offsets and the rows sorted by user, time and place in the file.

@@ -16,6 +16,20 @@ const MAX_LINE: usize = 40 << 20;
 /// # Errors
 /// [`Error::Io`] when it cannot be read; [`Error::Input`] with the line that is not as it was written.
 pub fn read(path: &Path, column: &str, first: usize) -> Result<Vocabulary> {
+    read_rows(path, column, first, |_| Some(()))
+}
+
+/// [`read`] that hands each line's columns after the id to `take`, which returns `None` where they are not as
+/// they were written.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_rows(
+    path: &Path,
+    column: &str,
+    first: usize,
+    mut take: impl FnMut(&mut std::str::Split<'_, char>) -> Option<()>,
+) -> Result<Vocabulary> {
     let about = path.metadata().map_err(Error::io("read", path))?;
     if !about.is_file() {
         // Opening a pipe would wait forever.
@@ -45,6 +59,7 @@ pub fn read(path: &Path, column: &str, first: usize) -> Result<Vocabulary> {
             return Err(wrong("the indices are not consecutive"));
         } else {
             ids.push(&unescape(id).ok_or_else(|| wrong("the id is not as it would be written"))?);
+            take(&mut fields).ok_or_else(|| wrong("the line is damaged after the id"))?;
         }
     }
     Ok(ids)

@@ -2,10 +2,12 @@
 
 use super::rundir::items_sha256;
 use super::tensor_file::{Source, TensorFile, write};
-use crate::data::Vocabulary;
+use crate::config::ModelConfig;
+use crate::data::{Vocabulary, hex};
 use crate::model::params::ParameterTable;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// Layout of the file; another number is refused.
@@ -20,11 +22,17 @@ pub const REMEDY: &str =
 /// [`crate::Error::Io`] when the disk refuses; the file that was there stays.
 pub fn write_model(
     path: &Path,
+    model: &ModelConfig,
     table: &ParameterTable,
     parameters: &[f32],
     items_sha256: &str,
 ) -> Result<()> {
-    let note = Note { format: FORMAT, items_sha256: items_sha256.to_string() };
+    let note = Note {
+        format: FORMAT,
+        items_sha256: items_sha256.to_string(),
+        options: Some(options(model)),
+        weights_sha256: Some(sha256(parameters)),
+    };
     let text = serde_json::to_string(&note)
         .map_err(|error| Error::io("lay out", path)(std::io::Error::other(error)))?;
     write(path, Some(text), &sources("", table, parameters), false)
@@ -37,6 +45,12 @@ pub struct Note {
     pub format: u32,
     /// SHA-256 of the item vocabulary.
     pub items_sha256: String,
+    /// Options of the network that the tensors' shapes do not show.
+    #[serde(default)]
+    pub options: Option<String>,
+    /// SHA-256 of all tensors in arena order.
+    #[serde(default)]
+    pub weights_sha256: Option<String>,
 }
 
 impl Note {
@@ -66,6 +80,58 @@ impl Note {
         }
         Err(file.problem("it was made with another item vocabulary than items.tsv has"))
     }
+
+    /// Checks that the network is the one that the weights were trained in.
+    fn check_options(&self, file: &TensorFile, model: &ModelConfig) -> Result<()> {
+        match &self.options {
+            Some(trained) if *trained != options(model) => Err(file.problem(format!(
+                "it was trained with {trained}, config.yaml says {}",
+                options(model)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_weights(&self, file: &TensorFile, parameters: &[f32]) -> Result<()> {
+        match &self.weights_sha256 {
+            Some(written) if *written != sha256(parameters) => {
+                Err(file.problem("damaged: its weights do not match their checksum"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn options(model: &ModelConfig) -> String {
+    let ModelConfig { n_heads, hidden_act, norm, positions, layer_norm_eps, .. } = model;
+    format!(
+        "n_heads={n_heads} hidden_act={hidden_act:?} norm={norm:?} positions={positions:?} \
+         layer_norm_eps={layer_norm_eps:e}"
+    )
+}
+
+fn sha256(parameters: &[f32]) -> String {
+    hex(&Sha256::digest(bytemuck::cast_slice::<f32, u8>(parameters)))
+}
+
+/// Reads the weights of `model` for the vocabulary `items`, which must be what [`write_model`] wrote.
+///
+/// # Errors
+/// As [`read_model`]; also when the file is of another format, belongs to another vocabulary or other
+/// options, or was changed after it was written.
+pub fn read_own_model(
+    path: &Path,
+    model: &ModelConfig,
+    table: &ParameterTable,
+    items: &Vocabulary,
+) -> Result<Vec<f32>> {
+    let mut file = TensorFile::open(path, REMEDY)?;
+    let note = Note::of(&file)?;
+    note.check_items(&file, items)?;
+    note.check_options(&file, model)?;
+    let parameters = read_opened(&mut file, table)?;
+    note.check_weights(&file, &parameters)?;
+    Ok(parameters)
 }
 
 /// Reads weights laid out by `table` from a file that holds exactly its tensors, in any order.
@@ -130,17 +196,19 @@ pub fn read_arena(file: &mut TensorFile, prefix: &str, table: &ParameterTable) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ModelConfig;
 
-    fn small() -> ParameterTable {
-        let config = ModelConfig {
+    fn config() -> ModelConfig {
+        ModelConfig {
             hidden_size: 4,
             inner_size: 8,
             n_layers: 1,
             max_len: 3,
             ..ModelConfig::default()
-        };
-        ParameterTable::new(&config, 5)
+        }
+    }
+
+    fn small() -> ParameterTable {
+        ParameterTable::new(&config(), 5)
     }
 
     #[test]
@@ -149,7 +217,7 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let table = small();
         let weights: Vec<f32> = (0..table.total).map(|i| i as f32 * 0.5 - 3.0).collect();
-        write_model(&path, &table, &weights, "ab").unwrap();
+        write_model(&path, &config(), &table, &weights, "ab").unwrap();
         assert_eq!(read_model(&path, &table).unwrap(), weights);
         let bytes = std::fs::read(&path).unwrap();
         let parsed = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -163,7 +231,7 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let table = small();
         let mut weights = vec![0.0; table.total];
-        write_model(&path, &table, &weights, "ab").unwrap();
+        write_model(&path, &config(), &table, &weights, "ab").unwrap();
         let other = ModelConfig {
             hidden_size: 4,
             inner_size: 8,
@@ -176,7 +244,7 @@ mod tests {
         let error = read_model(&path, &ParameterTable::new(&other, 6)).unwrap_err().to_string();
         assert!(error.contains("[7, 4]") && error.contains("[8, 4]"), "{error}");
         weights[30] = f32::NAN;
-        write_model(&path, &table, &weights, "ab").unwrap();
+        write_model(&path, &config(), &table, &weights, "ab").unwrap();
         let error = read_model(&path, &table).unwrap_err().to_string();
         assert!(error.contains("not finite"), "{error}");
         let extra = [Source::f32("spare", &[1], &[0.0])];
@@ -184,5 +252,35 @@ mod tests {
         all.extend(extra);
         write(&path, None, &all, false).unwrap();
         assert!(read_model(&path, &table).unwrap_err().to_string().contains("spare"));
+    }
+
+    #[test]
+    fn tells_its_own_file_from_a_changed_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let (table, model) = (small(), config());
+        let weights = vec![0.5; table.total];
+        let (mut items, others) = (Vocabulary::default(), Vocabulary::default());
+        items.push("a");
+        write_model(&path, &model, &table, &weights, &items_sha256(&items)).unwrap();
+        assert_eq!(read_own_model(&path, &model, &table, &items).unwrap(), weights);
+        let message = |model: &ModelConfig, items: &Vocabulary| {
+            read_own_model(&path, model, &table, items).unwrap_err().to_string()
+        };
+        assert!(message(&model, &others).contains("vocabulary"));
+        let other = ModelConfig { n_heads: 4, ..config() };
+        assert!(message(&other, &items).contains("n_heads=4"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let written = bytes.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(message(&model, &items).contains("checksum"));
+        let text = String::from_utf8_lossy(&written).find("\\\"format\\\":1").unwrap();
+        let mut bytes = written;
+        bytes[text + 11] = b'2';
+        std::fs::write(&path, bytes).unwrap();
+        assert!(message(&model, &items).contains("format 2"));
+        write(&path, None, &sources("", &table, &weights), false).unwrap();
+        assert!(message(&model, &items).contains("not a model of this program"));
     }
 }

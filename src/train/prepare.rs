@@ -180,7 +180,8 @@ fn model_memory(config: &Config, items: usize) -> u128 {
     model_bytes(&model, items) + 4 * copies * ParameterTable::count(&model, items)
 }
 
-fn bounded(model: &ModelConfig) -> ModelConfig {
+/// The same network with sizes that can be multiplied; whatever is cut is still beyond any machine.
+pub(crate) fn bounded(model: &ModelConfig) -> ModelConfig {
     let cut = |size: usize| size.min(SIZE_LIMIT);
     ModelConfig {
         hidden_size: cut(model.hidden_size),

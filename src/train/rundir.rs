@@ -5,7 +5,7 @@
 //! | `config.yaml` | the resolved configuration |
 //! | `items.tsv` | `index`, `item` (external id, escaped), `interactions` |
 //! | `users.tsv` | `index`, `user` (external id, escaped) |
-//! | `histories.safetensors` | `offsets` U64 `[users + 1]` into `items` U32: each user's item indices, oldest first |
+//! | `histories.safetensors` | `offsets` U64 `[users + 1]` into `items` U32: each user's item indices, oldest first; SHA-256 at its end |
 //! | `checkpoint/state.safetensors` | the latest checkpoint |
 //! | `model.safetensors` | weights of the best epoch |
 //! | `metrics.jsonl` | a line for each evaluation |
@@ -28,12 +28,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = ".lock";
-pub(super) const CONFIG: &str = "config.yaml";
-pub(super) const ITEMS: &str = "items.tsv";
-const USERS: &str = "users.tsv";
-const HISTORIES: &str = "histories.safetensors";
+/// The resolved configuration.
+pub const CONFIG: &str = "config.yaml";
+/// The item vocabulary and how often each item occurs.
+pub const ITEMS: &str = "items.tsv";
+/// The user vocabulary.
+pub const USERS: &str = "users.tsv";
+/// Each user's items.
+pub const HISTORIES: &str = "histories.safetensors";
 pub(super) const CHECKPOINT: &str = "checkpoint/state.safetensors";
-pub(super) const MODEL: &str = "model.safetensors";
+/// Weights of the best epoch.
+pub const MODEL: &str = "model.safetensors";
 const METRICS: &str = "metrics.jsonl";
 const RESULTS: &str = "results.json";
 /// Everything a run writes; the checkpoint first, so that a half-cleared directory cannot be resumed.
@@ -203,7 +208,7 @@ fn write_histories(path: &Path, sequences: &Sequences) -> Result<()> {
             bytes: bytemuck::cast_slice(items),
         },
     ];
-    write(path, None, &tensors, false)
+    write(path, None, &tensors, true)
 }
 
 /// An external id on one line and in one column.
