@@ -215,8 +215,8 @@ impl Default for ModelConfig {
             norm: NormPlacement::Post,
             positions: Positions::Absolute,
             tied: true,
-            hidden_dropout: 0.2,
-            attention_dropout: 0.2,
+            hidden_dropout: 0.1,
+            attention_dropout: 0.1,
             layer_norm_eps: 1e-12,
             initializer_range: 0.02,
         }
@@ -289,6 +289,7 @@ pub enum Schedule {
     Cosine,
 }
 
+/// Chosen on validation data, see `docs/search.md`; RecBole's where that was no worse.
 impl Default for TrainConfig {
     fn default() -> Self {
         TrainConfig {
@@ -298,10 +299,10 @@ impl Default for TrainConfig {
             keep_expired: false,
             epochs: 300,
             batch_size: BatchSize::Interactions(2048),
-            shift_windows: false,
+            shift_windows: true,
             max_steps: None,
             mask_ratio: 0.2,
-            last_item_ratio: 0.5,
+            last_item_ratio: 0.0,
             learning_rate: 1e-3,
             schedule: Schedule::Constant,
             warmup_steps: 0,
@@ -311,7 +312,7 @@ impl Default for TrainConfig {
             epsilon: 1e-8,
             clip_norm: None,
             eval_step: 1,
-            stopping_step: 10,
+            stopping_step: 20,
         }
     }
 }
