@@ -1,7 +1,7 @@
 //! Trains a small model on made-up interactions, then recommends with it:
 //! `cargo run --release --example recommend`.
 
-use b4r::config::Config;
+use b4r::config::{BatchSize, Config};
 use b4r::recommend::{Options, Recommender, Request};
 use std::fmt::Write as _;
 
@@ -15,7 +15,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.model.hidden_size = 32;
     config.model.inner_size = 64;
     config.model.max_len = 20;
-    config.train.epochs = 30;
+    config.model.hidden_dropout = 0.0;
+    config.train.batch_size = BatchSize::Interactions(128);
+    config.train.learning_rate = 5e-3;
+    config.train.epochs = 40;
     config.run.run_dir = Some(run.clone());
     b4r::train::run(&config)?;
 
@@ -26,27 +29,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let requests = [
         Request { user: Some("walker7".to_string()), ..Request::default() },
-        history(&["place3", "place4", "place5", "nowhere"]),
+        history(&["town1-place3", "town1-place6", "nowhere"]),
         history(&[]),
     ];
-    let options = Options { k: 3, deny: vec!["place0".to_string()], ..Options::default() };
+    let options = Options { k: 3, deny: vec!["town0-place0".to_string()], ..Options::default() };
     for (request, result) in requests.iter().zip(recommender.top_k(&requests, &options)?) {
         println!("{request:?}\n  unknown {:?}, fallback {:?}", result.unknown, result.fallback);
         for scored in &result.items {
             println!("  {} {:.3}", scored.item, scored.score);
         }
     }
-    println!("like place5: {:?}", recommender.similar("place5", 2)?);
+    println!("like town2-place5: {:?}", recommender.similar("town2-place5", 2)?);
     Ok(())
 }
 
-/// Walkers who go from each place to the next one.
+/// Walkers who each stay in one of four towns and see 7 of its 10 places.
 fn walks() -> Result<String, std::fmt::Error> {
     let mut text = "user_id,item_id,timestamp\n".to_string();
     for walker in 0..200 {
-        for step in 0..12 {
-            let place = (walker * 7 + step) % 40;
-            writeln!(text, "walker{walker},place{place},{step}")?;
+        for step in 0..7 {
+            let (town, place) = (walker % 4, (walker * 7 + step * 3) % 10);
+            writeln!(text, "walker{walker},town{town}-place{place},{step}")?;
         }
     }
     Ok(text)

@@ -1,119 +1,31 @@
 //! From a history to recommendations: a trained run, opened for answering.
 //!
-//! [`Recommender`] is the library; [`command`] is `b4r-recommend`, which runs a stream of
-//! requests over it.
+//! [`Recommender`] is the library; [`command`] is `b4r-recommend`, which runs a stream of requests over it.
 
 pub mod command;
 mod export;
 mod input;
 mod open;
 mod output;
+mod request;
 mod request_lines;
 mod stream;
 
 use crate::batch::{Batch, evaluation};
 use crate::config::Config;
+use crate::cpu::Scorer;
 use crate::cpu::top_k::Entry;
-use crate::cpu::{Candidates, Scorer};
 use crate::data::{EvalRow, IndexedVocabulary, Sequences, Vocabulary};
 use crate::{Error, Result};
-use serde::Serialize;
 use std::path::Path;
 
 use input::Fault;
 
+pub use request::{Options, POPULARITY, Query, Recommendation, Request, Scored, Selection};
+
 /// Tokens that go through the network at once, unless one history alone has more: bounds the memory of
 /// activations.
 const TOKENS: usize = 8192;
-/// What a result says that did not come from the model.
-pub const POPULARITY: &str = "popularity";
-
-/// One user to recommend to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
-    /// Items, oldest first. Where empty, the history that the run holds of `user` is taken.
-    pub history: Vec<String>,
-    /// Who it is; any name where `history` is given.
-    pub user: Option<String>,
-}
-
-/// What to recommend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Items to name for each request, at most.
-    pub k: usize,
-    /// Whether to leave out the items of the history.
-    pub filter_seen: bool,
-    /// Only these items, where given.
-    pub allow: Option<Vec<String>>,
-    /// None of these.
-    pub deny: Vec<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options { k: 10, filter_seen: true, allow: None, deny: Vec::new() }
-    }
-}
-
-/// An item and its score: the model's logit, or the number of interactions where a result says
-/// `popularity`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Scored {
-    /// External id.
-    pub item: String,
-    /// Higher is better; comparable within one result.
-    pub score: f32,
-}
-
-/// The answer to a request; serialized, it is a line of `b4r-recommend`'s output.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Recommendation {
-    /// The request's user.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// Best first; fewer than asked for where no more are left.
-    pub items: Vec<Scored>,
-    /// Items of the history that the model does not know.
-    pub unknown: Vec<String>,
-    /// [`POPULARITY`] where the history held no item that the model knows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fallback: Option<&'static str>,
-}
-
-/// A request whose items have been looked up.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Query {
-    /// The request's user.
-    pub user: Option<String>,
-    /// Items of the history that the model does not know.
-    pub unknown: Vec<String>,
-    /// Known items, oldest first.
-    items: Vec<u32>,
-}
-
-impl Query {
-    /// Whether there is nothing to go by but popularity.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-}
-
-/// [`Options`] whose items have been looked up.
-pub struct Selection {
-    /// Items of the lists that the model does not know; they are left out of consideration.
-    pub unknown: Vec<String>,
-    candidates: Candidates,
-    k: usize,
-    filter_seen: bool,
-}
-
-impl Selection {
-    /// Most items that a result can have.
-    pub fn longest(&self) -> usize {
-        self.k.min(self.candidates.count())
-    }
-}
 
 /// A trained run, opened for answering; any number of threads may use it at once.
 ///
