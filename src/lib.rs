@@ -8,7 +8,8 @@
 //!
 //! # Data flow
 //! interaction file → [`data`] (parse, filter, vocabulary, sort, split) → [`batch`] (windows, cloze
-//! masks, packing) → [`model`] (forward, backward) over an engine ([`cpu`]) → [`train`] → [`eval`].
+//! masks, packing) → [`model`] (forward, backward) over an engine ([`cpu`]) → [`train`] → [`eval`]
+//! → [`recommend`].
 
 pub mod batch;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod eval;
 pub mod memory;
 pub mod model;
 pub mod philox;
+pub mod recommend;
 pub mod train;
 
 pub use error::{Error, Result};

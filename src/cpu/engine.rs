@@ -7,27 +7,28 @@
 use super::adamw::{self, AdamW};
 use super::embedding;
 use super::item_softmax::Problem;
-use super::lane::{Piece, Randomness, View};
-use super::passes::{Lane, Scratch};
+use super::lane::{Randomness, View};
+use super::passes::Lane;
 use super::rank;
 use super::vector::{add_scaled, vectorized};
 use crate::batch::Batch;
 use crate::config::{ModelConfig, TrainConfig};
-use crate::model::activations::{ActivationGradients, Activations, LayerActivations};
 use crate::model::backward::backward;
 use crate::model::engine::{Engine, State, Step, StepOutcome};
-use crate::model::forward::forward;
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
+use lanes::{LANES, LaneMemory, Lanes, Network};
 use rayon::prelude::*;
 use softmax::ItemSoftmax;
 use std::ops::Range;
 
+mod lanes;
+mod scorer;
 mod softmax;
 
-/// Lanes a batch is cut into; fixed, so that results do not depend on threads, and enough for as many of them.
-const LANES: usize = 16;
+pub use scorer::{Candidates, Scorer};
+
 /// Elements of the arena that one task reduces or updates.
 const ARENA_BLOCK: usize = 1 << 15;
 /// Rows of the item table that one task adds token gradients to.
@@ -41,9 +42,7 @@ pub struct CpuEngine {
     optimizer: Optimizer,
     state: State,
     gradient: Vec<f32>,
-    lanes: Vec<LaneMemory>,
-    /// `[P, D]` head outputs of all lanes.
-    head_rows: Vec<f32>,
+    lanes: Lanes,
     softmax: ItemSoftmax,
     /// `[T, D]` gradients of the embedding sums.
     d_tokens: Vec<f32>,
@@ -55,16 +54,6 @@ struct Optimizer {
     epsilon: f64,
     weight_decay: f32,
     clip_norm: Option<f64>,
-}
-
-/// What a lane keeps between steps: buffers, never values.
-struct LaneMemory {
-    piece: Piece,
-    activations: Activations<Vec<f32>>,
-    gradients: ActivationGradients<Vec<f32>>,
-    /// Gradient of the arena from `dense_start` on.
-    dense: Vec<f32>,
-    scratch: Scratch,
 }
 
 impl CpuEngine {
@@ -81,11 +70,7 @@ impl CpuEngine {
     ) -> Result<Self> {
         let needed = Self::memory_needed(model, items);
         memory::require("the model", needed, "lower hidden_size, n_layers or inner_size")?;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("b4r-cpu-{index}"))
-            .build()
-            .map_err(|error| Error::config("threads", error.to_string(), "use fewer threads"))?;
+        let pool = thread_pool(threads)?;
         let table = ParameterTable::new(model, items);
         let parameters = initial_parameters(&table, model.initializer_range, train.seed);
         let zeros = || vec![0.0; table.total];
@@ -101,8 +86,7 @@ impl CpuEngine {
             },
             state,
             gradient: zeros(),
-            lanes: (0..LANES).map(|_| LaneMemory::new(model.n_layers)).collect(),
-            head_rows: Vec::new(),
+            lanes: Lanes::new(model.n_layers),
             softmax: ItemSoftmax::default(),
             d_tokens: Vec::new(),
             table,
@@ -127,7 +111,6 @@ impl CpuEngine {
     /// Loss and, in [`Self::gradient`], the gradients of all weights; weights are left as they are.
     /// Dropout is on where `step` gives it an address.
     pub fn loss_and_gradient(&mut self, batch: &Batch, randomness: Option<Randomness>) -> f64 {
-        self.assign(batch);
         self.forward(batch, randomness);
         let loss = self.item_softmax(batch);
         self.backward(batch, randomness);
@@ -136,41 +119,10 @@ impl CpuEngine {
         loss
     }
 
-    /// Cuts the batch into lanes of about as many tokens each.
-    fn assign(&mut self, batch: &Batch) {
-        let total = batch.token_count().max(1);
-        let middle = |sequence: usize| {
-            (batch.cu_seqlens[sequence] as usize + batch.cu_seqlens[sequence + 1] as usize) / 2
-        };
-        let mut start = 0;
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let mut end = start;
-            while end < batch.sequence_count() && middle(end) * LANES / total <= index {
-                end += 1;
-            }
-            lane.piece.assign(batch, start..end);
-            start = end;
-        }
-    }
-
     fn forward(&mut self, batch: &Batch, randomness: Option<Randomness>) {
         let CpuEngine { model, table, state, lanes, pool, .. } = self;
-        let (model, table, parameters) = (&*model, &*table, &state.parameters[..]);
-        pool.install(|| {
-            lanes.par_iter_mut().with_max_len(1).for_each(|lane| {
-                let LaneMemory { piece, activations, scratch, .. } = lane;
-                if piece.sequences.is_empty() {
-                    return;
-                }
-                let view = View { model, table, parameters, batch, piece, randomness };
-                let mut lane = Lane { view, gradient: &mut [], d_tokens: &mut [], scratch };
-                forward(&mut lane, activations);
-            });
-        });
-        self.head_rows.clear();
-        for lane in self.lanes.iter().filter(|lane| !lane.piece.sequences.is_empty()) {
-            self.head_rows.extend_from_slice(&lane.activations.head.output);
-        }
+        let network = Network { model, table, parameters: &state.parameters };
+        lanes.forward(pool, network, batch, randomness);
     }
 
     fn backward(&mut self, batch: &Batch, randomness: Option<Randomness>) {
@@ -180,8 +132,8 @@ impl CpuEngine {
         let (model, table, parameters) = (&*model, &*table, &state.parameters[..]);
         let dense = table.total - table.dense_start;
         let mut rest = &mut self.d_tokens[..];
-        let mut work = Vec::with_capacity(lanes.len());
-        for lane in lanes.iter_mut().filter(|lane| !lane.piece.sequences.is_empty()) {
+        let mut work = Vec::with_capacity(LANES);
+        for lane in lanes.busy_mut() {
             let (d_tokens, tail) = rest.split_at_mut(lane.piece.tokens.len() * d);
             rest = tail;
             work.push((lane, d_tokens));
@@ -210,18 +162,13 @@ impl CpuEngine {
             Err(error) => unreachable!("output table and bias overlap: {error}"),
         };
         let problem =
-            problem(table, &state.parameters, &self.head_rows, &batch.targets, self.items, d);
+            problem(table, &state.parameters, &self.lanes.head_rows, &batch.targets, self.items, d);
         pool.install(|| softmax.run(&problem, &batch.target_segments, d_table, d_bias))
     }
 
     /// Sums the lanes' gradients, in lane order.
     fn reduce_dense(&mut self) {
-        let lanes: Vec<&[f32]> = self
-            .lanes
-            .iter()
-            .filter(|lane| !lane.piece.sequences.is_empty())
-            .map(|lane| &lane.dense[..])
-            .collect();
+        let lanes: Vec<&[f32]> = self.lanes.busy().map(|lane| &lane.dense[..]).collect();
         let dense = &mut self.gradient[self.table.dense_start..];
         self.pool.install(|| {
             dense.par_chunks_mut(ARENA_BLOCK).enumerate().for_each(|(block, out)| {
@@ -331,10 +278,9 @@ impl Engine for CpuEngine {
     }
 
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
-        self.assign(batch);
         self.forward(batch, None);
         let d = self.model.hidden_size;
-        let rows = &self.head_rows;
+        let rows = &self.lanes.head_rows;
         let problem =
             problem(&self.table, &self.state.parameters, rows, &batch.targets, self.items, d);
         let at_once = rank::rows_at_once(self.items);
@@ -373,19 +319,13 @@ impl Engine for CpuEngine {
     }
 }
 
-impl LaneMemory {
-    fn new(layers: usize) -> Self {
-        LaneMemory {
-            piece: Piece::default(),
-            activations: Activations {
-                layers: (0..layers).map(|_| LayerActivations::default()).collect(),
-                ..Activations::default()
-            },
-            gradients: ActivationGradients::default(),
-            dense: Vec::new(),
-            scratch: Scratch::default(),
-        }
-    }
+/// Threads of an engine; 0 takes every core.
+fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("b4r-cpu-{index}"))
+        .build()
+        .map_err(|error| Error::config("threads", error.to_string(), "use fewer threads"))
 }
 
 /// Rows 1 to `V` of a `[V + 2, D]` table.

@@ -22,6 +22,7 @@ pub mod passes;
 pub mod projection;
 pub mod qkv;
 pub mod rank;
+pub mod top_k;
 pub mod vector;
 
-pub use engine::CpuEngine;
+pub use engine::{Candidates, CpuEngine, Scorer};

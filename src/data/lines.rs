@@ -248,7 +248,7 @@ pub(super) fn progress_bar(length: u64, verb: &'static str) -> ProgressBar {
 }
 
 /// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

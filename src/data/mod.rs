@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::config::DataConfig;
 use crate::{Error, Result};
 
+pub(crate) use lines::hex;
 pub use split::split;
 pub use statistics::{Dropped, Lengths, Statistics};
 
@@ -190,9 +191,44 @@ impl Vocabulary {
         Ok(VocabularyIndex { strings: self, index })
     }
 
+    /// The same strings with a table from string to number; `Err` with the number of a string
+    /// that has occurred before, where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn into_indexed(self) -> Result<std::result::Result<IndexedVocabulary, usize>> {
+        let mut index = table::Index::default();
+        for (number, id) in self.iter().enumerate() {
+            match index.find(&self, id.as_bytes()) {
+                Err(free) => index.insert(free, number as u32)?,
+                Ok(_) => return Ok(Err(number)),
+            }
+        }
+        Ok(Ok(IndexedVocabulary { strings: self, index }))
+    }
+
     /// All strings in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.len()).map(|i| self.get(i))
+    }
+}
+
+/// A [`Vocabulary`] of distinct strings that finds the number of each.
+#[derive(Clone, Debug, Default)]
+pub struct IndexedVocabulary {
+    strings: Vocabulary,
+    index: table::Index,
+}
+
+impl IndexedVocabulary {
+    /// The strings.
+    pub fn strings(&self) -> &Vocabulary {
+        &self.strings
+    }
+
+    /// The number of `id`, if it is known.
+    pub fn find(&self, id: &str) -> Option<usize> {
+        self.index.find(&self.strings, id.as_bytes()).ok().map(|number| number as usize)
     }
 }
 

@@ -42,6 +42,7 @@ fn normal(key: [u32; 2], tensor: u32, deviation: f64, values: &mut [f32]) {
 mod tests {
     use super::*;
     use crate::config::ModelConfig;
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn weights_have_the_deviation_asked_for() {
@@ -56,7 +57,7 @@ mod tests {
             match tensor.init {
                 Init::Normal => {
                     assert!(mean.abs() < 0.02 * 5.0 / n.sqrt(), "{}: mean {mean}", tensor.name);
-                    assert!((square.sqrt() - 0.02).abs() < 0.001, "{}: {square}", tensor.name);
+                    assert_abs_diff_eq!(square.sqrt(), 0.02, epsilon = 0.001);
                 }
                 Init::Zeros => assert_eq!(square, 0.0),
                 Init::Ones => assert_eq!((mean, square), (1.0, 1.0)),

@@ -5,7 +5,7 @@
 //! | `config.yaml` | the resolved configuration |
 //! | `items.tsv` | `index`, `item` (external id, escaped), `interactions` |
 //! | `users.tsv` | `index`, `user` (external id, escaped) |
-//! | `histories.safetensors` | `offsets` U64 `[users + 1]` into `items` U32: each user's item indices, oldest first |
+//! | `histories.safetensors` | `offsets` U64 `[users + 1]` into `items` U32: each user's item indices, oldest first; SHA-256 at its end |
 //! | `checkpoint/state.safetensors` | the latest checkpoint |
 //! | `model.safetensors` | weights of the best epoch |
 //! | `metrics.jsonl` | a line for each evaluation |
@@ -28,12 +28,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = ".lock";
-const CONFIG: &str = "config.yaml";
-const ITEMS: &str = "items.tsv";
-const USERS: &str = "users.tsv";
-const HISTORIES: &str = "histories.safetensors";
+/// The resolved configuration.
+pub const CONFIG: &str = "config.yaml";
+/// The item vocabulary and how often each item occurs.
+pub const ITEMS: &str = "items.tsv";
+/// The user vocabulary.
+pub const USERS: &str = "users.tsv";
+/// Each user's items.
+pub const HISTORIES: &str = "histories.safetensors";
 const CHECKPOINT: &str = "checkpoint/state.safetensors";
-const MODEL: &str = "model.safetensors";
+/// Weights of the best epoch.
+pub const MODEL: &str = "model.safetensors";
 const METRICS: &str = "metrics.jsonl";
 const RESULTS: &str = "results.json";
 /// Everything a run writes; the checkpoint first, so that a half-cleared directory cannot be resumed.
@@ -206,7 +211,7 @@ fn write_histories(path: &Path, sequences: &Sequences) -> Result<()> {
             bytes: bytemuck::cast_slice(items),
         },
     ];
-    write(path, None, &tensors, false)
+    write(path, None, &tensors, true)
 }
 
 /// An external id on one line and in one column.
@@ -216,6 +221,28 @@ fn escape(id: &str) -> Cow<'_, str> {
     }
     let replaced = id.replace('\\', "\\\\").replace('\t', "\\t");
     Cow::Owned(replaced.replace('\n', "\\n").replace('\r', "\\r"))
+}
+
+/// The id that [`escape`] made `text` of; `None` where it cannot have made it.
+pub fn unescape(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('\\') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut id = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        id.push(match character {
+            '\\' => match characters.next()? {
+                '\\' => '\\',
+                't' => '\t',
+                'n' => '\n',
+                'r' => '\r',
+                _ => return None,
+            },
+            plain => plain,
+        });
+    }
+    Some(Cow::Owned(id))
 }
 
 /// SHA-256 of the item vocabulary: each id's length and bytes, in order.

@@ -3,7 +3,7 @@
 //! A file may end with a tensor `sha256` of 32 bytes: the hash of every byte before it, header included.
 
 use super::files;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -259,6 +259,33 @@ impl TensorFile {
         }
         self.seek(self.data_start + first as u64)?;
         self.file.read_exact(bytemuck::cast_slice_mut(out)).map_err(Error::io("read", &self.path))
+    }
+
+    /// Whether [`Self::verify_checksum`] has something to verify.
+    pub fn has_checksum(&self) -> bool {
+        self.metadata.info(CHECKSUM).is_some()
+    }
+
+    /// Reads the list `name` of integers of type `dtype`, which is `T`'s.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where there is no such list, [`Error::Memory`], [`Error::Io`].
+    pub fn read_list<T: bytemuck::Pod>(&mut self, name: &str, dtype: Dtype) -> Result<Vec<T>> {
+        let Some(info) = self.metadata.info(name) else {
+            return Err(self.problem(format!("tensor `{name}` is missing")));
+        };
+        let (&[length], (first, last)) = (&info.shape[..], info.data_offsets) else {
+            return Err(self.problem(format!("tensor `{name}` is no list")));
+        };
+        if info.dtype != dtype || Some(last - first) != length.checked_mul(size_of::<T>()) {
+            return Err(self.problem(format!("tensor `{name}` is {}, not {dtype}", info.dtype)));
+        }
+        memory::require(name, (last - first) as u128, "close other programs")?;
+        self.seek(self.data_start + first as u64)?;
+        let mut list = vec![T::zeroed(); length];
+        let bytes = bytemuck::cast_slice_mut(&mut list);
+        self.file.read_exact(bytes).map_err(Error::io("read", &self.path))?;
+        Ok(list)
     }
 
     fn seek(&mut self, to: u64) -> Result<()> {

@@ -278,7 +278,8 @@ impl<'a> Trainer<'a> {
         let path = self.directory.model();
         match &self.best {
             Some(best) => {
-                model_file::write_model(&path, self.engine.table(), best, &self.items_sha256)
+                let (model, table) = (&self.config.model, self.engine.table());
+                model_file::write_model(&path, model, table, best, &self.items_sha256)
             }
             None => files::remove_if_present(&path),
         }

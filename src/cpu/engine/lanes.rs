@@ -1,0 +1,123 @@
+//! The forward pass of a batch over all lanes, for training and for scoring.
+
+use crate::batch::Batch;
+use crate::config::ModelConfig;
+use crate::cpu::lane::{Piece, Randomness, View};
+use crate::cpu::passes::{Lane, Scratch};
+use crate::model::activations::{ActivationGradients, Activations, LayerActivations};
+use crate::model::forward::forward;
+use crate::model::params::ParameterTable;
+use rayon::prelude::*;
+
+/// Lanes a batch is cut into; fixed, so that results do not depend on threads, and enough for as many of them.
+pub const LANES: usize = 16;
+
+/// What the network computes with.
+#[derive(Clone, Copy)]
+pub struct Network<'a> {
+    /// Sizes and options.
+    pub model: &'a ModelConfig,
+    /// Places in the arena.
+    pub table: &'a ParameterTable,
+    /// The arena of weights.
+    pub parameters: &'a [f32],
+}
+
+/// What a lane keeps between batches: buffers, never values.
+pub struct LaneMemory {
+    /// Its share of the batch.
+    pub piece: Piece,
+    /// What the forward pass keeps.
+    pub activations: Activations<Vec<f32>>,
+    /// Gradients on their way down; empty until there is a backward pass.
+    pub gradients: ActivationGradients<Vec<f32>>,
+    /// Gradient of the arena from `dense_start` on; empty until there is a backward pass.
+    pub dense: Vec<f32>,
+    /// Temporary buffers.
+    pub scratch: Scratch,
+}
+
+impl LaneMemory {
+    fn new(layers: usize) -> Self {
+        LaneMemory {
+            piece: Piece::default(),
+            activations: Activations {
+                layers: (0..layers).map(|_| LayerActivations::default()).collect(),
+                ..Activations::default()
+            },
+            gradients: ActivationGradients::default(),
+            dense: Vec::new(),
+            scratch: Scratch::default(),
+        }
+    }
+}
+
+/// All lanes.
+pub struct Lanes {
+    all: Vec<LaneMemory>,
+    /// `[P, D]` head outputs of all lanes.
+    pub head_rows: Vec<f32>,
+}
+
+impl Lanes {
+    /// Empty buffers for a network of `layers` layers.
+    pub fn new(layers: usize) -> Self {
+        Lanes { all: (0..LANES).map(|_| LaneMemory::new(layers)).collect(), head_rows: Vec::new() }
+    }
+
+    /// Lanes that the last batch gave something to do, in the order of its sequences.
+    pub fn busy(&self) -> impl Iterator<Item = &LaneMemory> {
+        self.all.iter().filter(|lane| !lane.piece.sequences.is_empty())
+    }
+
+    /// The same, to be written to.
+    pub fn busy_mut(&mut self) -> impl Iterator<Item = &mut LaneMemory> {
+        self.all.iter_mut().filter(|lane| !lane.piece.sequences.is_empty())
+    }
+
+    /// Cuts the batch into lanes of about as many tokens each, and leaves the head's outputs in `head_rows`.
+    /// Dropout is on where `randomness` gives it an address.
+    pub fn forward(
+        &mut self,
+        pool: &rayon::ThreadPool,
+        network: Network<'_>,
+        batch: &Batch,
+        randomness: Option<Randomness>,
+    ) {
+        self.assign(batch);
+        let Network { model, table, parameters } = network;
+        pool.install(|| {
+            self.all.par_iter_mut().with_max_len(1).for_each(|lane| {
+                let LaneMemory { piece, activations, scratch, .. } = lane;
+                if piece.sequences.is_empty() {
+                    return;
+                }
+                let view = View { model, table, parameters, batch, piece, randomness };
+                let mut lane = Lane { view, gradient: &mut [], d_tokens: &mut [], scratch };
+                forward(&mut lane, activations);
+            });
+        });
+        let mut head_rows = std::mem::take(&mut self.head_rows);
+        head_rows.clear();
+        for lane in self.busy() {
+            head_rows.extend_from_slice(&lane.activations.head.output);
+        }
+        self.head_rows = head_rows;
+    }
+
+    fn assign(&mut self, batch: &Batch) {
+        let total = batch.token_count().max(1);
+        let middle = |sequence: usize| {
+            (batch.cu_seqlens[sequence] as usize + batch.cu_seqlens[sequence + 1] as usize) / 2
+        };
+        let mut start = 0;
+        for (index, lane) in self.all.iter_mut().enumerate() {
+            let mut end = start;
+            while end < batch.sequence_count() && middle(end) * LANES / total <= index {
+                end += 1;
+            }
+            lane.piece.assign(batch, start..end);
+            start = end;
+        }
+    }
+}

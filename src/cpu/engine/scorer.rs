@@ -1,0 +1,277 @@
+//! The model for answering only: weights, and no gradients or moments.
+
+use super::lanes::{Lanes, Network};
+use super::{bias_rows, item_rows, thread_pool};
+use crate::batch::Batch;
+use crate::config::ModelConfig;
+use crate::cpu::item_softmax::Problem;
+use crate::cpu::top_k::{Best, Entry, NotFinite, TILE_ITEMS, TILE_ROWS, top_k};
+use crate::cpu::vector::{dot, vectorized};
+use crate::model::params::ParameterTable;
+use crate::{Error, Result, memory};
+use rayon::prelude::*;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Entries that rows may keep at once before they are merged: 32 MiB.
+const ENTRIES: usize = 4 << 20;
+
+/// Weights on the CPU, for any number of callers at once: each takes buffers of its own, and all share the
+/// threads.
+pub struct Scorer {
+    model: ModelConfig,
+    table: ParameterTable,
+    items: usize,
+    parameters: Vec<f32>,
+    pool: rayon::ThreadPool,
+    /// Buffers that no caller is using.
+    idle: Mutex<Vec<Lanes>>,
+}
+
+/// Which items may be recommended, apart from what each user has seen.
+pub struct Candidates {
+    /// `[V]` output bias; negative infinity for items that are left out.
+    bias: Vec<f32>,
+    /// Number of items that are not.
+    count: usize,
+}
+
+impl Candidates {
+    /// Number of items.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether item `item`, from 1, is among them.
+    pub fn contains(&self, item: u32) -> bool {
+        self.bias[item as usize - 1] != f32::NEG_INFINITY
+    }
+}
+
+impl Scorer {
+    /// A model of `items` items with `parameters` laid out by its [`ParameterTable`]. `threads` 0 takes every
+    /// core.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the threads cannot be started.
+    pub fn new(
+        model: &ModelConfig,
+        items: usize,
+        parameters: Vec<f32>,
+        threads: usize,
+    ) -> Result<Self> {
+        let table = ParameterTable::new(model, items);
+        assert_eq!(table.total, parameters.len(), "weights of another model");
+        let (pool, idle) = (thread_pool(threads)?, Mutex::default());
+        Ok(Scorer { model: model.clone(), table, items, parameters, pool, idle })
+    }
+
+    /// Refuses a model that the machine has no memory for.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn require_memory(model: &ModelConfig, items: usize) -> Result<()> {
+        let needed = 4 * ParameterTable::count(model, items);
+        memory::require("the model", needed, "close other programs")
+    }
+
+    /// The network's sizes and options.
+    pub fn model(&self) -> &ModelConfig {
+        &self.model
+    }
+
+    /// `[V, D]`: the vector of item `i`, from 1, that a row's output is multiplied by, at row `i - 1`.
+    pub fn output_vectors(&self) -> &[f32] {
+        let d = self.model.hidden_size;
+        &self.parameters[item_rows(&self.table.output_table(), d, self.items)]
+    }
+
+    /// `[V]`: what is added to that product.
+    pub fn output_bias(&self) -> &[f32] {
+        &self.parameters[bias_rows(&self.table)]
+    }
+
+    /// All items, or those of `allow`, without those of `deny`; indices from 1 to `V`.
+    pub fn candidates(&self, allow: Option<&[u32]>, deny: &[u32]) -> Candidates {
+        let own = self.output_bias();
+        let mut bias = match allow {
+            None => own.to_vec(),
+            Some(allow) => {
+                let mut bias = vec![f32::NEG_INFINITY; self.items];
+                for &item in allow {
+                    bias[item as usize - 1] = own[item as usize - 1];
+                }
+                bias
+            }
+        };
+        for &item in deny {
+            bias[item as usize - 1] = f32::NEG_INFINITY;
+        }
+        let count = bias.iter().filter(|&&bias| bias != f32::NEG_INFINITY).count();
+        Candidates { bias, count }
+    }
+
+    /// The head's output `[P, D]` at the rows of `batch`.
+    pub fn vectors(&self, batch: &Batch) -> Vec<f32> {
+        self.with_rows(batch, <[f32]>::to_vec)
+    }
+
+    /// The best `k` of `candidates` for each row of `batch`, best first; items in the row's list of `seen`
+    /// (ascending) are left out.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a score is not finite.
+    pub fn top_k(
+        &self,
+        batch: &Batch,
+        seen: &[&[u32]],
+        candidates: &Candidates,
+        k: usize,
+    ) -> Result<Vec<Vec<Entry>>> {
+        let k = k.min(candidates.count);
+        self.with_rows(batch, |rows| {
+            let problem = Problem {
+                rows,
+                targets: &[],
+                table: self.output_vectors(),
+                bias: &candidates.bias,
+            };
+            let d = self.model.hidden_size;
+            let entries = self.items.min(self.items.div_ceil(TILE_ITEMS).saturating_mul(2 * k));
+            let tiles = (ENTRIES / entries.max(1) / TILE_ROWS).max(1);
+            let mut best = Vec::with_capacity(batch.row_count());
+            let groups = rows.chunks(tiles * TILE_ROWS * d).zip(seen.chunks(tiles * TILE_ROWS));
+            for (rows, seen) in groups {
+                let group = self.pool.install(|| top_k_of(&Problem { rows, ..problem }, seen, k));
+                best.extend(group.map_err(|NotFinite| not_finite())?);
+            }
+            Ok(best)
+        })
+    }
+
+    /// The scores of each row's list of items, from 1.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a score is not finite.
+    pub fn score(&self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        let d = self.model.hidden_size;
+        let (vectors, bias) = (self.output_vectors(), self.output_bias());
+        let scores: Vec<Vec<f32>> = self.with_rows(batch, |rows| {
+            let of_row = |(row, items): (&[f32], &&[u32])| {
+                let of_item = |&item: &u32| {
+                    let item = item as usize - 1;
+                    let vector = &vectors[item * d..][..d];
+                    bias[item]
+                        + vectorized(
+                            #[inline(always)]
+                            || dot(row, vector),
+                        )
+                };
+                items.iter().map(of_item).collect()
+            };
+            self.pool.install(|| rows.par_chunks_exact(d).zip(items).map(of_row).collect())
+        });
+        let finite = scores.iter().flatten().all(|score| score.is_finite());
+        if finite { Ok(scores) } else { Err(not_finite()) }
+    }
+
+    /// The `k` items whose embeddings have the largest cosine with that of `item`, from 1, which is left out.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a cosine is not finite.
+    pub fn similar(&self, item: u32, k: usize) -> Result<Vec<Entry>> {
+        let d = self.model.hidden_size;
+        let vectors = &self.parameters[item_rows(&self.table.item_embedding, d, self.items)];
+        let own = &vectors[(item as usize - 1) * d..][..d];
+        let of_block = |(block, vectors): (usize, &[f32])| {
+            let first = (block * TILE_ITEMS) as u32 + 1;
+            let mut cosines: Vec<f32> = vectorized(
+                #[inline(always)]
+                || vectors.chunks_exact(d).map(|vector| cosine(own, vector)).collect(),
+            );
+            if !cosines.iter().all(|cosine| cosine.is_finite()) {
+                return Err(not_finite());
+            }
+            if let Some(own) = item.checked_sub(first).and_then(|i| cosines.get_mut(i as usize)) {
+                *own = f32::NEG_INFINITY;
+            }
+            let mut best = Best::new(k);
+            best.offer(first, &cosines);
+            Ok(best)
+        };
+        let blocks: Result<Vec<Best>> = self
+            .pool
+            .install(|| vectors.par_chunks(TILE_ITEMS * d).enumerate().map(of_block).collect());
+        Ok(merged(blocks?, k))
+    }
+
+    /// Runs the network and hands its rows to `use_rows`; the buffers go back whatever comes of it.
+    fn with_rows<T>(&self, batch: &Batch, use_rows: impl FnOnce(&[f32]) -> T) -> T {
+        let waiting = self.idle().pop();
+        let mut lanes = waiting.unwrap_or_else(|| Lanes::new(self.model.n_layers));
+        let network =
+            Network { model: &self.model, table: &self.table, parameters: &self.parameters };
+        lanes.forward(&self.pool, network, batch, None);
+        let out = use_rows(&lanes.head_rows);
+        self.idle().push(lanes);
+        out
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Lanes>> {
+        // Whoever panicked left no half-written buffers here: they are moved in and out whole.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tiles of rows and items side by side, then the rows' parts put together; within the thread pool.
+fn top_k_of(
+    problem: &Problem,
+    seen: &[&[u32]],
+    k: usize,
+) -> std::result::Result<Vec<Vec<Entry>>, NotFinite> {
+    let (d, items) = (problem.width(), problem.items());
+    let blocks = items.div_ceil(TILE_ITEMS);
+    let of_tile = |scores: &mut Vec<f32>, number: usize| {
+        let (tile, block) = (number / blocks, number % blocks);
+        let first = tile * TILE_ROWS;
+        let end = (first + TILE_ROWS).min(seen.len());
+        let rows = &problem.rows[first * d..end * d];
+        let range = block * TILE_ITEMS..((block + 1) * TILE_ITEMS).min(items);
+        top_k(&Problem { rows, ..*problem }, range, &seen[first..end], k, scores)
+    };
+    let tiles = seen.len().div_ceil(TILE_ROWS);
+    let parts: Vec<Vec<Best>> = (0..tiles * blocks)
+        .into_par_iter()
+        .with_max_len(1)
+        .map_init(Vec::new, of_tile)
+        .collect::<std::result::Result<_, NotFinite>>()?;
+    let mut rows: Vec<Vec<Best>> = Vec::with_capacity(seen.len());
+    let mut parts = parts.into_iter();
+    for _ in 0..tiles {
+        let mut of_rows: Vec<_> = parts.by_ref().take(blocks).map(Vec::into_iter).collect();
+        while let Some(row) = of_rows.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>() {
+            rows.push(row);
+        }
+    }
+    Ok(rows.into_par_iter().map(|parts| merged(parts, k)).collect())
+}
+
+fn merged(parts: Vec<Best>, k: usize) -> Vec<Entry> {
+    let mut best = Best::new(k);
+    parts.into_iter().for_each(|part| best.merge(part));
+    best.into_sorted()
+}
+
+#[inline(always)]
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let norms = (dot(a, a) * dot(b, b)).sqrt();
+    // A vector without length is like no other.
+    if norms > 0.0 { dot(a, b) / norms } else { 0.0 }
+}
+
+fn not_finite() -> Error {
+    Error::config(
+        "model",
+        "a score is not finite: the weights are finite but far too large",
+        "train the model anew with a lower learning_rate or with clip_grad_norm",
+    )
+}

@@ -1,0 +1,419 @@
+//! From a history to recommendations: a trained run, opened for answering.
+//!
+//! [`Recommender`] is the library; `b4r-recommend` runs a stream of requests over it.
+
+mod open;
+
+use crate::batch::{Batch, evaluation};
+use crate::config::Config;
+use crate::cpu::top_k::Entry;
+use crate::cpu::{Candidates, Scorer};
+use crate::data::{EvalRow, IndexedVocabulary, Sequences, Vocabulary};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Tokens that go through the network at once, unless one history alone has more: bounds the memory of
+/// activations.
+const TOKENS: usize = 8192;
+/// What a result says that did not come from the model.
+pub const POPULARITY: &str = "popularity";
+
+/// One user to recommend to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Items, oldest first. Where empty, the history that the run holds of `user` is taken.
+    pub history: Vec<String>,
+    /// Who it is; any name where `history` is given.
+    pub user: Option<String>,
+}
+
+/// What to recommend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Items to name for each request, at most.
+    pub k: usize,
+    /// Whether to leave out the items of the history.
+    pub filter_seen: bool,
+    /// Only these items, where given.
+    pub allow: Option<Vec<String>>,
+    /// None of these.
+    pub deny: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { k: 10, filter_seen: true, allow: None, deny: Vec::new() }
+    }
+}
+
+/// An item and its score: the model's logit, or the number of interactions where a result says
+/// `popularity`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// External id.
+    pub item: String,
+    /// Higher is better; comparable within one result.
+    pub score: f32,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recommendation {
+    /// The request's user.
+    pub user: Option<String>,
+    /// Best first; fewer than asked for where no more are left.
+    pub items: Vec<Scored>,
+    /// Items of the history that the model does not know.
+    pub unknown: Vec<String>,
+    /// [`POPULARITY`] where the history held no item that the model knows.
+    pub fallback: Option<&'static str>,
+}
+
+/// A request whose items have been looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// The request's user.
+    pub user: Option<String>,
+    /// Items of the history that the model does not know.
+    pub unknown: Vec<String>,
+    /// Known items, oldest first.
+    items: Vec<u32>,
+}
+
+impl Query {
+    /// Whether there is nothing to go by but popularity.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+/// [`Options`] whose items have been looked up.
+pub struct Selection {
+    /// Items of the lists that the model does not know; they are left out of consideration.
+    pub unknown: Vec<String>,
+    candidates: Candidates,
+    k: usize,
+    filter_seen: bool,
+}
+
+impl Selection {
+    /// Most items that a result can have.
+    pub fn longest(&self) -> usize {
+        self.k.min(self.candidates.count())
+    }
+}
+
+/// A trained run, opened for answering; any number of threads may use it at once.
+pub struct Recommender {
+    config: Config,
+    scorer: Scorer,
+    items: IndexedVocabulary,
+    users: IndexedVocabulary,
+    histories: Sequences,
+    /// `[V]` interactions of each item.
+    counts: Vec<u64>,
+    /// Items by falling count, then by index.
+    by_count: Vec<u32>,
+}
+
+impl Recommender {
+    /// Opens the run directory `run` of a training. `threads` 0 takes every core.
+    ///
+    /// # Errors
+    /// Where the directory is incomplete, of another version, changed, or its parts do not fit together.
+    pub fn open(run: &Path, threads: usize) -> Result<Self> {
+        let open::Run { config, parameters, items, counts, users, histories } = open::open(run)?;
+        let scorer = Scorer::new(&config.model, items.strings().len(), parameters, threads)?;
+        let mut by_count: Vec<u32> = (1..=counts.len() as u32).collect();
+        by_count.sort_by_key(|&item| std::cmp::Reverse(counts[item as usize - 1]));
+        Ok(Recommender { config, scorer, items, users, histories, counts, by_count })
+    }
+
+    /// How the run was trained.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// External item ids, in the order of `items.tsv`.
+    pub fn items(&self) -> &Vocabulary {
+        self.items.strings()
+    }
+
+    /// External user ids, in the order of `users.tsv`.
+    pub fn users(&self) -> &Vocabulary {
+        self.users.strings()
+    }
+
+    /// Whether the model knows `item`.
+    pub fn knows_item(&self, item: &str) -> bool {
+        self.items.find(item).is_some()
+    }
+
+    /// Looks up the items of a history, or takes the history that the run holds of its user.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where there is no history and the user is not known.
+    pub fn query(&self, request: &Request) -> Result<Query> {
+        match &request.user {
+            Some(user) if request.history.is_empty() => self.query_user(user),
+            user => Ok(self.query_history(user.clone(), &request.history)),
+        }
+    }
+
+    /// Looks up the items of a history, which may be empty; `user` is only a name.
+    pub fn query_history(&self, user: Option<String>, history: &[String]) -> Query {
+        let mut query = Query { user, ..Query::default() };
+        for item in history {
+            match self.items.find(item) {
+                Some(number) => query.items.push(number as u32 + 1),
+                None => query.unknown.push(item.clone()),
+            }
+        }
+        query
+    }
+
+    /// The history that the run holds of `user`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it holds none.
+    pub fn query_user(&self, user: &str) -> Result<Query> {
+        let number = self.users.find(user).ok_or_else(|| {
+            Error::config(
+                "user",
+                format!("`{}` is not among the run's users", shorten(user)),
+                "give a history: a new user needs nothing else",
+            )
+        })?;
+        let items = self.histories.get(number).to_vec();
+        Ok(Query { user: Some(user.to_string()), unknown: Vec::new(), items })
+    }
+
+    /// Looks up the items of `options`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where `k` is 0 or no item is left to recommend.
+    pub fn select(&self, options: &Options) -> Result<Selection> {
+        if options.k == 0 {
+            return Err(Error::config("k", "is 0: no item is asked for", "ask for at least 1"));
+        }
+        let mut unknown = Vec::new();
+        let mut indices = |names: &[String]| -> Vec<u32> {
+            let mut find = |name: &String| match self.items.find(name) {
+                Some(number) => Some(number as u32 + 1),
+                None => {
+                    unknown.push(name.clone());
+                    None
+                }
+            };
+            names.iter().filter_map(&mut find).collect()
+        };
+        let allow = options.allow.as_deref().map(&mut indices);
+        let deny = indices(&options.deny);
+        let candidates = self.scorer.candidates(allow.as_deref(), &deny);
+        if candidates.count() == 0 {
+            return Err(Error::config(
+                if options.allow.is_some() { "allow" } else { "deny" },
+                "no item that the model knows is left to recommend",
+                "check the ids against items.tsv of the run directory",
+            ));
+        }
+        Ok(Selection { unknown, candidates, k: options.k, filter_seen: options.filter_seen })
+    }
+
+    /// The best items for each of `requests`; requests share passes through the network.
+    ///
+    /// # Errors
+    /// As [`Self::query`] for any of them, and as [`Self::select`].
+    pub fn top_k(&self, requests: &[Request], options: &Options) -> Result<Vec<Recommendation>> {
+        let queries: Vec<Query> =
+            requests.iter().map(|request| self.query(request)).collect::<Result<_>>()?;
+        self.recommend(&queries, &self.select(options)?)
+    }
+
+    /// [`Self::top_k`] for what has been looked up.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a score is not finite.
+    pub fn recommend(
+        &self,
+        queries: &[Query],
+        selection: &Selection,
+    ) -> Result<Vec<Recommendation>> {
+        let mut results = Vec::with_capacity(queries.len());
+        for queries in pieces(queries, self.config.model.max_len) {
+            let asked: Vec<&Query> = queries.iter().filter(|query| !query.is_empty()).collect();
+            let seen: Vec<Vec<u32>> = asked
+                .iter()
+                .map(|query| if selection.filter_seen { distinct(&query.items) } else { vec![] })
+                .collect();
+            let seen: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
+            let (batch, candidates) = (self.batch(&asked), &selection.candidates);
+            let mut found = self.scorer.top_k(&batch, &seen, candidates, selection.k)?.into_iter();
+            for query in queries {
+                let (items, fallback) = match query.is_empty() {
+                    true => (self.popular(selection), Some(POPULARITY)),
+                    false => (self.named(found.next().unwrap_or_default()), None),
+                };
+                let (user, unknown) = (query.user.clone(), query.unknown.clone());
+                results.push(Recommendation { user, items, unknown, fallback });
+            }
+        }
+        Ok(results)
+    }
+
+    /// The score of each item for its request; `None` for an item that the model does not know.
+    ///
+    /// # Errors
+    /// As [`Self::query`] for any of them.
+    pub fn score(&self, requests: &[(Request, Vec<String>)]) -> Result<Vec<Vec<Option<f32>>>> {
+        let queries: Vec<Query> =
+            requests.iter().map(|(request, _)| self.query(request)).collect::<Result<_>>()?;
+        let items: Vec<&[String]> = requests.iter().map(|(_, items)| items.as_slice()).collect();
+        self.score_queries(&queries, &items)
+    }
+
+    /// [`Self::score`] for what has been looked up: `items` has a list for each query. An empty query's
+    /// scores are the items' numbers of interactions.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a score is not finite.
+    pub fn score_queries(
+        &self,
+        queries: &[Query],
+        items: &[&[String]],
+    ) -> Result<Vec<Vec<Option<f32>>>> {
+        let mut results = Vec::with_capacity(queries.len());
+        let mut items = items.iter();
+        for queries in pieces(queries, self.config.model.max_len) {
+            let wanted: Vec<Vec<Option<u32>>> = items
+                .by_ref()
+                .take(queries.len())
+                .map(|names| names.iter().map(|name| self.index(name)).collect())
+                .collect();
+            let (mut asked, mut known) = (Vec::new(), Vec::new());
+            for (query, wanted) in
+                queries.iter().zip(&wanted).filter(|(query, _)| !query.is_empty())
+            {
+                asked.push(query);
+                known.push(wanted.iter().copied().flatten().collect::<Vec<u32>>());
+            }
+            let known: Vec<&[u32]> = known.iter().map(Vec::as_slice).collect();
+            let mut scores = self.scorer.score(&self.batch(&asked), &known)?.into_iter();
+            for (query, wanted) in queries.iter().zip(&wanted) {
+                let scores = if query.is_empty() {
+                    let known = wanted.iter().flatten();
+                    known.map(|&item| self.count(item)).collect()
+                } else {
+                    scores.next().unwrap_or_default()
+                };
+                let mut scores = scores.into_iter();
+                results.push(wanted.iter().map(|item| item.and_then(|_| scores.next())).collect());
+            }
+        }
+        Ok(results)
+    }
+
+    /// The `k` items most like `item`, by the cosine of their embeddings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the model does not know `item`, or `k` is 0.
+    pub fn similar(&self, item: &str, k: usize) -> Result<Vec<Scored>> {
+        if k == 0 {
+            return Err(Error::config("k", "is 0: no item is asked for", "ask for at least 1"));
+        }
+        let index = self.index(item).ok_or_else(|| {
+            Error::config(
+                "item",
+                format!("the model does not know `{}`", shorten(item)),
+                "give an id from items.tsv of the run directory",
+            )
+        })?;
+        Ok(self.named(self.scorer.similar(index, k)?))
+    }
+
+    /// `[V, D]` vectors of all items, in the order of [`Self::items`], and `[V]` what their products with a
+    /// user's vector lack of a score.
+    pub fn item_vectors(&self) -> (&[f32], &[f32]) {
+        (self.scorer.output_vectors(), self.scorer.output_bias())
+    }
+
+    /// `[queries, D]`: one vector for each of `queries`. A score is its product with an item's vector plus
+    /// the item's bias.
+    pub fn user_vectors(&self, queries: &[Query]) -> Vec<f32> {
+        let mut vectors = Vec::with_capacity(queries.len() * self.config.model.hidden_size);
+        for queries in pieces(queries, self.config.model.max_len) {
+            vectors.extend(self.scorer.vectors(&self.batch(&queries.iter().collect::<Vec<_>>())));
+        }
+        vectors
+    }
+
+    fn index(&self, item: &str) -> Option<u32> {
+        self.items.find(item).map(|number| number as u32 + 1)
+    }
+
+    fn count(&self, item: u32) -> f32 {
+        self.counts[item as usize - 1] as f32
+    }
+
+    /// The sequences that evaluation would predict the next item from.
+    fn batch(&self, queries: &[&Query]) -> Batch {
+        let mut sequences = Sequences { offsets: vec![0], items: Vec::new() };
+        let mut rows = Vec::with_capacity(queries.len());
+        for (user, query) in (0..).zip(queries) {
+            let read = query.items.len().min(self.config.model.max_len.saturating_sub(1));
+            sequences.items.extend_from_slice(&query.items[query.items.len() - read..]);
+            // The place of the item to predict, which nobody knows: MASK will cover it.
+            sequences.items.push(0);
+            sequences.offsets.push(sequences.items.len() as u64);
+            rows.push(EvalRow { user, position: read as u32 });
+        }
+        evaluation::rows(&sequences, &rows, self.items().len(), &self.config.model)
+    }
+
+    fn popular(&self, selection: &Selection) -> Vec<Scored> {
+        let eligible = self.by_count.iter().filter(|&&item| selection.candidates.contains(item));
+        let best = eligible.take(selection.k).map(|&item| Entry { item, score: self.count(item) });
+        self.named(best.collect())
+    }
+
+    fn named(&self, entries: Vec<Entry>) -> Vec<Scored> {
+        let named = |Entry { item, score }| Scored {
+            item: self.items().get(item as usize - 1).to_string(),
+            score,
+        };
+        entries.into_iter().map(named).collect()
+    }
+}
+
+/// Cuts queries into runs that go through the network at once.
+fn pieces(queries: &[Query], max_len: usize) -> impl Iterator<Item = &[Query]> {
+    let mut rest = queries;
+    std::iter::from_fn(move || {
+        let mut tokens = 0;
+        let fits = |query: &&Query| {
+            tokens += query.items.len().min(max_len) + 1;
+            tokens <= TOKENS
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (piece, after) = rest.split_at(count);
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Ascending, each item once.
+fn distinct(items: &[u32]) -> Vec<u32> {
+    let mut items = items.to_vec();
+    items.sort_unstable();
+    items.dedup();
+    items
+}
+
+/// An id as an error shows it: printable and not long.
+fn shorten(id: &str) -> String {
+    let mut shown: String = id.chars().take(40).flat_map(char::escape_debug).collect();
+    if id.chars().nth(40).is_some() {
+        shown.push('…');
+    }
+    shown
+}
