@@ -9,7 +9,7 @@
 //! # Data flow
 //! interaction file → [`data`] (parse, filter, vocabulary, sort, split) → [`batch`] (windows, cloze
 //! masks, packing) → [`model`] (forward, backward) over an engine ([`cpu`]) → [`train`] → [`eval`]
-//! → [`recommend`].
+//! → [`recommend`] → [`serve`].
 
 pub mod batch;
 pub mod config;
@@ -21,6 +21,7 @@ pub mod memory;
 pub mod model;
 pub mod philox;
 pub mod recommend;
+pub mod serve;
 pub mod train;
 
 pub use error::{Error, Result};

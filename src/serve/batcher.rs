@@ -6,7 +6,7 @@
 
 use super::metrics::Metrics;
 use super::model::{Model, Slot};
-use crate::recommend::{Options, Recommendation, Request, Scored};
+use crate::recommend::{Options, Query, Recommendation, Request, Scored};
 use crate::train::progress::say;
 use crate::{Error, Result};
 use std::ops::Range;
@@ -28,6 +28,12 @@ pub struct BatchRule {
     pub queue: usize,
 }
 
+impl BatchRule {
+    /// Batches as large as still gain by it, and a wait that nobody notices.
+    pub const DEFAULT: BatchRule =
+        BatchRule { size: 64, wait: Duration::from_micros(300), queue: 1024 };
+}
+
 /// Why a question has no answer.
 #[derive(Debug)]
 pub enum Failure {
@@ -46,23 +52,46 @@ pub type Answer<T> = std::result::Result<T, Failure>;
 
 type Reply<T> = oneshot::Sender<Answer<T>>;
 
+/// How many items an answer should have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Count {
+    /// The request says so; a catalogue with fewer items is an error.
+    Asked(usize),
+    /// It does not say; as many as there are, up to this.
+    UpTo(usize),
+}
+
+impl Count {
+    fn of(self, items: usize) -> Result<usize> {
+        match self {
+            Count::Asked(k) if k > items => Err(Error::config(
+                "k",
+                format!("{k} is more than the {items} items that the model knows"),
+                "ask for fewer",
+            )),
+            Count::Asked(k) => Ok(k),
+            Count::UpTo(k) => Ok(k.min(items)),
+        }
+    }
+}
+
 /// A question with the way back to whoever asked.
 pub enum Job {
-    /// Best items for a history.
-    Recommend(Request, Options, Reply<Recommendation>),
+    /// Best items for a history; `k` of the options is not used.
+    Recommend(Request, Options, Count, Reply<Recommendation>),
     /// Scores of given items.
-    Score((Request, Vec<String>), Reply<Vec<Option<f32>>>),
+    Score(Request, Vec<String>, Reply<Vec<Option<f32>>>),
     /// Items like an item.
-    Similar(String, usize, Reply<Vec<Scored>>),
+    Similar(String, Count, Reply<Vec<Scored>>),
 }
 
 impl Job {
     /// Whether whoever asked has hung up.
     fn is_abandoned(&self) -> bool {
         match self {
-            Job::Recommend(_, _, reply) => reply.is_closed(),
-            Job::Score(_, reply) => reply.is_closed(),
-            Job::Similar(_, _, reply) => reply.is_closed(),
+            Job::Recommend(.., reply) => reply.is_closed(),
+            Job::Score(.., reply) => reply.is_closed(),
+            Job::Similar(.., reply) => reply.is_closed(),
         }
     }
 }
@@ -132,66 +161,112 @@ fn gather(first: Job, jobs: &Receiver<Job>, metrics: &Metrics, rule: BatchRule) 
 /// Requests that share everything but `k`, and so one forward pass and one scan of the items.
 struct Group {
     options: Options,
-    requests: Vec<Request>,
+    queries: Vec<Query>,
     /// Each request's own.
     k: Vec<usize>,
     replies: Vec<Reply<Recommendation>>,
 }
 
+/// Requests for scores.
+#[derive(Default)]
+struct Scores {
+    queries: Vec<Query>,
+    items: Vec<Vec<String>>,
+    replies: Vec<Reply<Vec<Option<f32>>>>,
+}
+
 fn answer(batch: Vec<Job>, model: &dyn Model) {
     let mut groups: Vec<Group> = Vec::new();
-    let (mut pairs, mut pair_replies) = (Vec::new(), Vec::new());
-    let mut similar = Vec::new();
+    let mut scores = Scores::default();
     for job in batch {
         match job {
-            Job::Recommend(request, options, reply) => add(&mut groups, request, options, reply),
-            Job::Score(pair, reply) => {
-                pairs.push(pair);
-                pair_replies.push(reply);
+            Job::Recommend(request, options, count, reply) => {
+                let looked_up = || Ok((model.query(&request)?, count.of(model.item_count())?));
+                if let Some(((query, k), reply)) = or_refuse(attempt(looked_up), reply) {
+                    add(&mut groups, options, query, k, reply);
+                }
             }
-            Job::Similar(item, k, reply) => similar.push((item, k, reply)),
+            Job::Score(request, items, reply) => {
+                if let Some((query, reply)) = or_refuse(attempt(|| model.query(&request)), reply) {
+                    scores.queries.push(query);
+                    scores.items.push(items);
+                    scores.replies.push(reply);
+                }
+            }
+            Job::Similar(item, count, reply) => answer_range(0..1, vec![reply], &|_| {
+                Ok(vec![model.similar(&item, count.of(model.item_count())?)?])
+            }),
         }
     }
-    for group in groups {
-        let Group { options, requests, k, replies } = group;
-        answer_range(0..requests.len(), replies, &|range| {
-            let most = k[range.clone()].iter().copied().max().unwrap_or(0);
-            let options = Options { k: most, ..options.clone() };
-            let mut answers = model.top_k(&requests[range.clone()], &options)?;
-            for (answer, &k) in answers.iter_mut().zip(&k[range]) {
-                answer.items.truncate(k);
-            }
-            Ok(answers)
-        });
-    }
-    if !pairs.is_empty() {
-        answer_range(0..pairs.len(), pair_replies, &|range| model.score(&pairs[range]));
-    }
-    for (item, k, reply) in similar {
-        answer_range(0..1, vec![reply], &|_| Ok(vec![model.similar(&item, k)?]));
+    groups.into_iter().for_each(|group| recommend(group, model));
+    let Scores { queries, items, replies } = scores;
+    answer_range(0..queries.len(), replies, &|range| {
+        let items: Vec<&[String]> = items[range.clone()].iter().map(Vec::as_slice).collect();
+        model.score(&queries[range], &items)
+    });
+}
+
+fn recommend(group: Group, model: &dyn Model) {
+    let Group { options, queries, k, replies } = group;
+    answer_range(0..queries.len(), replies, &|range| {
+        let most = k[range.clone()].iter().copied().max().unwrap_or(0);
+        let options = Options { k: most, ..options.clone() };
+        let (mut answers, unknown) = model.top_k(&queries[range.clone()], &options)?;
+        for (answer, &k) in answers.iter_mut().zip(&k[range]) {
+            answer.items.truncate(k);
+            answer.unknown.extend(unknown.iter().cloned());
+        }
+        Ok(answers)
+    });
+}
+
+fn add(
+    groups: &mut Vec<Group>,
+    options: Options,
+    query: Query,
+    k: usize,
+    reply: Reply<Recommendation>,
+) {
+    let options = Options { k: 0, ..options };
+    let group = match groups.iter().position(|group| group.options == options) {
+        Some(index) => &mut groups[index],
+        None => {
+            let (queries, k, replies) = Default::default();
+            groups.push(Group { options, queries, k, replies });
+            let last = groups.len() - 1;
+            &mut groups[last]
+        }
+    };
+    group.queries.push(query);
+    group.k.push(k);
+    group.replies.push(reply);
+}
+
+/// Runs the model's code; a panic in it is one request's trouble, not the server's.
+fn attempt<T>(compute: impl FnOnce() -> Result<T>) -> Answer<T> {
+    match catch_unwind(AssertUnwindSafe(compute)) {
+        Ok(outcome) => outcome.map_err(Failure::Refused),
+        Err(_) => Err(Failure::Panicked),
     }
 }
 
-fn add(groups: &mut Vec<Group>, request: Request, options: Options, reply: Reply<Recommendation>) {
-    let same = |group: &&mut Group| {
-        let its = &group.options;
-        its.filter_seen == options.filter_seen
-            && its.allow == options.allow
-            && its.deny == options.deny
-    };
-    match groups.iter_mut().find(same) {
-        Some(group) => {
-            group.requests.push(request);
-            group.k.push(options.k);
-            group.replies.push(reply);
+/// What was found with the way back for later, or the failure sent on its way.
+fn or_refuse<T, U>(found: Answer<T>, reply: Reply<U>) -> Option<(T, Reply<U>)> {
+    match found {
+        Ok(found) => Some((found, reply)),
+        Err(failure) => {
+            send(reply, Err(failure));
+            None
         }
-        None => groups.push(Group {
-            k: vec![options.k],
-            requests: vec![request],
-            options,
-            replies: vec![reply],
-        }),
     }
+}
+
+/// Whoever hung up in the meantime misses nothing.
+fn send<T>(reply: Reply<T>, answer: Answer<T>) {
+    if matches!(answer, Err(Failure::Panicked)) {
+        say("error: a request made the model's code fail; it was answered with status 500");
+    }
+    let _ = reply.send(answer);
 }
 
 /// Answers questions together; when that fails, each alone, so that one that cannot be answered spoils no other.
@@ -200,26 +275,23 @@ fn answer_range<T>(
     replies: Vec<Reply<T>>,
     compute: &dyn Fn(Range<usize>) -> Result<Vec<T>>,
 ) {
-    let outcome = match catch_unwind(AssertUnwindSafe(|| compute(range.clone()))) {
-        Ok(Ok(answers)) if answers.len() == range.len() => Ok(answers),
-        Ok(Err(error)) => Err(Failure::Refused(error)),
-        Ok(Ok(_)) | Err(_) => Err(Failure::Panicked),
-    };
-    match outcome {
-        Ok(answers) => {
-            // Whoever hung up in the meantime misses nothing.
-            replies.into_iter().zip(answers).for_each(|(reply, answer)| drop(reply.send(Ok(answer))));
+    if range.is_empty() {
+        return;
+    }
+    match attempt(|| compute(range.clone())) {
+        Ok(answers) if answers.len() == range.len() => {
+            replies.into_iter().zip(answers).for_each(|(reply, answer)| send(reply, Ok(answer)));
         }
-        Err(_) if range.len() > 1 => {
+        _ if range.len() > 1 => {
             for (index, reply) in range.zip(replies) {
                 answer_range(index..index + 1, vec![reply], compute);
             }
         }
-        Err(failure) => {
-            if matches!(failure, Failure::Panicked) {
-                say("error: a request made the model's code fail; it was answered with status 500");
+        failed => {
+            let failure = failed.err().unwrap_or(Failure::Panicked);
+            if let Some(reply) = replies.into_iter().next() {
+                send(reply, Err(failure));
             }
-            replies.into_iter().next().map(|reply| reply.send(Err(failure)));
         }
     }
 }

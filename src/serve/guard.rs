@@ -100,7 +100,12 @@ impl Hosts {
     ///
     /// # Errors
     /// 400 without a usable Host, 421 for a foreign one.
-    pub fn check(&self, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> Result<(), Problem> {
+    pub fn check(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        local: IpAddr,
+    ) -> std::result::Result<(), Problem> {
         let mut given = headers.get_all(header::HOST).iter();
         let (Some(value), None) = (given.next(), given.next()) else {
             let message = "send one Host header";
@@ -189,14 +194,25 @@ mod tests {
             checked.map_or_else(|problem| problem.status.as_u16(), |()| 200)
         };
         for good in [
-            "127.0.0.1:8080", "127.0.0.1", "localhost:9", "LOCALHOST.", "[::1]:8080", "127.0.0.2",
+            "127.0.0.1:8080",
+            "127.0.0.1",
+            "localhost:9",
+            "LOCALHOST.",
+            "[::1]:8080",
+            "127.0.0.2",
             "shop.example.org",
         ] {
             assert_eq!(check("/", good), 200, "{good}");
         }
         for bad in [
-            "evil.example.org", "localhost.evil.org", "127.0.0.1@evil.org", "evil.org@127.0.0.1",
-            "127.0.0.3", "", "[::1", "a b",
+            "evil.example.org",
+            "localhost.evil.org",
+            "127.0.0.1@evil.org",
+            "evil.org@127.0.0.1",
+            "127.0.0.3",
+            "",
+            "[::1",
+            "a b",
         ] {
             assert_eq!(check("/", bad), 421, "{bad}");
         }

@@ -1,37 +1,63 @@
 //! What the server asks of a model, and the slot that holds the one in use.
 
 use crate::Result;
-use crate::recommend::{Options, Recommendation, Recommender, Request, Scored};
+use crate::recommend::{Options, Query, Recommendation, Recommender, Request, Scored};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// The questions that can be asked over HTTP. [`Recommender`] answers them; tests put others in its place.
 pub trait Model: Send + Sync {
-    /// The best items for each of `requests`.
-    ///
-    /// # Errors
-    /// One for the whole slice.
-    fn top_k(&self, requests: &[Request], options: &Options) -> Result<Vec<Recommendation>>;
+    /// Items that the model knows.
+    fn item_count(&self) -> usize;
 
-    /// For each pair the scores of its items; `None` where the item is unknown.
+    /// Looks up what a request names.
+    ///
+    /// # Errors
+    /// An unknown user without a history.
+    fn query(&self, request: &Request) -> Result<Query>;
+
+    /// The best items for each of `queries`, and which items of the options' lists are unknown.
     ///
     /// # Errors
     /// One for the whole slice.
-    fn score(&self, pairs: &[(Request, Vec<String>)]) -> Result<Vec<Vec<Option<f32>>>>;
+    fn top_k(
+        &self,
+        queries: &[Query],
+        options: &Options,
+    ) -> Result<(Vec<Recommendation>, Vec<String>)>;
+
+    /// For each query the scores of its items; `None` where the item is unknown.
+    ///
+    /// # Errors
+    /// One for the whole slice.
+    fn score(&self, queries: &[Query], items: &[&[String]]) -> Result<Vec<Vec<Option<f32>>>>;
 
     /// The `k` items nearest to `item`.
     ///
     /// # Errors
-    /// An unknown item, or a `k` that cannot be.
+    /// An unknown item.
     fn similar(&self, item: &str, k: usize) -> Result<Vec<Scored>>;
 }
 
 impl Model for Recommender {
-    fn top_k(&self, requests: &[Request], options: &Options) -> Result<Vec<Recommendation>> {
-        self.top_k(requests, options)
+    fn item_count(&self) -> usize {
+        self.items().len()
     }
 
-    fn score(&self, pairs: &[(Request, Vec<String>)]) -> Result<Vec<Vec<Option<f32>>>> {
-        self.score(pairs)
+    fn query(&self, request: &Request) -> Result<Query> {
+        self.query(request)
+    }
+
+    fn top_k(
+        &self,
+        queries: &[Query],
+        options: &Options,
+    ) -> Result<(Vec<Recommendation>, Vec<String>)> {
+        let selection = self.select(options)?;
+        Ok((self.recommend(queries, &selection)?, selection.unknown))
+    }
+
+    fn score(&self, queries: &[Query], items: &[&[String]]) -> Result<Vec<Vec<Option<f32>>>> {
+        self.score_queries(queries, items)
     }
 
     fn similar(&self, item: &str, k: usize) -> Result<Vec<Scored>> {

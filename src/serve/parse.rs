@@ -1,5 +1,6 @@
 //! From the bytes of a body or query to a question for the model, within the limits.
 
+use super::batcher::Count;
 use super::limits::Limits;
 use super::problem::Problem;
 use crate::recommend::{Options, Request};
@@ -70,16 +71,15 @@ struct SimilarQuery {
 ///
 /// # Errors
 /// 400 where it is no JSON, 422 where it is no such request.
-pub fn recommend(body: &[u8], limits: &Limits) -> Result<(Request, Options), Problem> {
+pub fn recommend(body: &[u8], limits: &Limits) -> Result<(Request, Options, Count), Problem> {
     let body: RecommendBody = json(body)?;
     let options = Options {
-        k: count(body.k, limits)?,
         filter_seen: body.filter_seen.unwrap_or(true),
         allow: body.allow.map(strings),
         deny: body.deny.map(strings).unwrap_or_default(),
         ..Options::default()
     };
-    Ok((request(body.history, body.user, limits)?, options))
+    Ok((request(body.history, body.user, limits)?, options, count(body.k, limits)?))
 }
 
 /// Reads the body of `POST /score`.
@@ -98,11 +98,12 @@ pub fn score(body: &[u8], limits: &Limits) -> Result<(Request, Vec<String>), Pro
 ///
 /// # Errors
 /// 422 where it is no such query.
-pub fn similar(query: Option<&str>, limits: &Limits) -> Result<usize, Problem> {
+pub fn similar(query: Option<&str>, limits: &Limits) -> Result<Count, Problem> {
     let uri = format!("/?{}", query.unwrap_or_default());
-    let query = uri.parse().ok().and_then(|uri| {
-        axum::extract::Query::<SimilarQuery>::try_from_uri(&uri).ok()
-    });
+    let query = uri
+        .parse()
+        .ok()
+        .and_then(|uri| axum::extract::Query::<SimilarQuery>::try_from_uri(&uri).ok());
     let query = query.ok_or_else(|| {
         Problem::unprocessable("the query can only say k=N, how many items to list")
     })?;
@@ -116,13 +117,15 @@ fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     })
 }
 
-fn count(k: Option<u64>, limits: &Limits) -> Result<usize, Problem> {
-    let k = k.map_or(DEFAULT_K.min(limits.k), |k| usize::try_from(k).unwrap_or(usize::MAX));
-    if k == 0 || k > limits.k {
-        let range = format!("k: {k} is out of range; this server gives 1 to {}", limits.k);
-        return Err(Problem::unprocessable(range));
+fn count(k: Option<u64>, limits: &Limits) -> Result<Count, Problem> {
+    let Some(k) = k else { return Ok(Count::UpTo(DEFAULT_K.min(limits.k))) };
+    match usize::try_from(k) {
+        Ok(k) if (1..=limits.k).contains(&k) => Ok(Count::Asked(k)),
+        _ => {
+            let range = format!("k: {k} is out of range; this server gives 1 to {}", limits.k);
+            Err(Problem::unprocessable(range))
+        }
     }
-    Ok(k)
 }
 
 fn request(
@@ -166,10 +169,10 @@ mod tests {
     #[test]
     fn numbers_are_ids_but_nothing_else_is() {
         let body = json!({"history": ["a", 7, -1], "user": 3}).to_string();
-        let (request, options) = recommend(body.as_bytes(), &LIMITS).unwrap();
+        let (request, options, k) = recommend(body.as_bytes(), &LIMITS).unwrap();
         assert_eq!(request.history, ["a", "7", "-1"]);
         assert_eq!(request.user.as_deref(), Some("3"));
-        assert!(options.k == 10 && options.filter_seen && options.allow.is_none());
+        assert!(k == Count::UpTo(10) && options.filter_seen && options.allow.is_none());
         for wrong in [json!(1.5), json!(null), json!(true), json!([]), json!({})] {
             let (status, message) = refused(&json!({"history": [wrong]}));
             assert!(status == 422 && message.contains("an id"), "{message}");
@@ -200,8 +203,8 @@ mod tests {
 
     #[test]
     fn a_query_names_k_and_nothing_else() {
-        assert_eq!(similar(None, &LIMITS).unwrap(), 10);
-        assert_eq!(similar(Some("k=3"), &LIMITS).unwrap(), 3);
+        assert_eq!(similar(None, &LIMITS).unwrap(), Count::UpTo(10));
+        assert_eq!(similar(Some("k=3"), &LIMITS).unwrap(), Count::Asked(3));
         for wrong in ["k=0", "k=51", "k=x", "k=1&k=2", "j=1", "k", "k=%ff", "\u{7f} \n"] {
             assert_eq!(similar(Some(wrong), &LIMITS).unwrap_err().status, 422, "{wrong}");
         }
@@ -223,9 +226,9 @@ mod tests {
             });
             if let Some(user) = &user { body["user"] = json!(user); }
             if let Some(allow) = &allow { body["allow"] = json!(allow); }
-            let (request, options) = recommend(body.to_string().as_bytes(), &LIMITS).unwrap();
+            let (request, options, count) = recommend(body.to_string().as_bytes(), &LIMITS).unwrap();
             prop_assert_eq!((request.history, request.user), (history, user));
-            prop_assert_eq!((options.k, options.filter_seen), (k, filter_seen));
+            prop_assert_eq!((count, options.filter_seen), (Count::Asked(k), filter_seen));
             prop_assert_eq!((options.allow, options.deny), (allow, deny));
         }
 
@@ -237,8 +240,9 @@ mod tests {
         ) {
             for body in [&bytes[..], text.as_bytes()] {
                 match recommend(body, &LIMITS) {
-                    Ok((request, options)) => {
-                        prop_assert!(request.history.len() <= 20 && (1..=50).contains(&options.k));
+                    Ok((request, _, count)) => {
+                        let (Count::Asked(k) | Count::UpTo(k)) = count;
+                        prop_assert!(request.history.len() <= 20 && (1..=50).contains(&k));
                     }
                     Err(problem) => prop_assert!(problem.status.is_client_error()),
                 }

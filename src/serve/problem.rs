@@ -61,18 +61,23 @@ impl IntoResponse for Problem {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        let internal = |message| {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
-        };
+        let internal =
+            |message| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message);
         match failure {
             Failure::Busy => busy(),
-            Failure::Ended => {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ending", "the server is shutting down")
-            }
+            Failure::Ended => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ending",
+                "the server is shutting down",
+            ),
             Failure::Panicked => internal("the server failed on this request"),
-            Failure::Refused(Error::Config { key, problem, remedy }) => {
-                let code = if problem.contains("unknown") { "unknown" } else { "bad_value" };
-                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, format!("{key}: {problem}; {remedy}"))
+            Failure::Refused(Error::Config { key, problem, remedy }) if of_request(&key) => {
+                let (status, code) = match key.as_str() {
+                    "user" => (StatusCode::NOT_FOUND, "unknown_user"),
+                    "item" => (StatusCode::NOT_FOUND, "unknown_item"),
+                    _ => (StatusCode::UNPROCESSABLE_ENTITY, "bad_value"),
+                };
+                Problem::new(status, code, format!("{key}: {problem}; {remedy}"))
             }
             Failure::Refused(error) => {
                 say(format_args!("error: {error}"));
@@ -82,7 +87,16 @@ impl From<Failure> for Problem {
     }
 }
 
+/// Whether an error is about something that the request says, and so the client's to know.
+fn of_request(key: &str) -> bool {
+    ["user", "item", "k", "allow", "deny"].contains(&key)
+}
+
 /// 503: come back later.
 pub fn busy() -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests are waiting; try again")
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "busy",
+        "too many requests are waiting; try again",
+    )
 }
