@@ -43,6 +43,24 @@ pub fn load(config: &DataConfig, progress: bool) -> Result<(Dataset, Statistics)
     prepare::prepare(name, table, config)
 }
 
+/// The histories of an interaction text in any format, as they stand: no filter, ordered by time where there
+/// is one. Users and items are numbered by first appearance. `path` is the text's name in errors.
+pub(crate) fn histories(
+    text: impl std::io::Read + 'static,
+    path: &Path,
+    config: &DataConfig,
+) -> Result<Histories> {
+    let table = formats::read_text(path, lines::Text::new(text, path)?, config)?;
+    prepare::histories(table)
+}
+
+/// Users, items, and each user's items, from 1.
+pub(crate) struct Histories {
+    pub users: Vocabulary,
+    pub items: Vocabulary,
+    pub sequences: Sequences,
+}
+
 /// The user's own file: a path, or RecBole's `<data_path>/<dataset>/<dataset>.inter`.
 fn find(config: &DataConfig) -> Result<PathBuf> {
     let given = Path::new(&config.dataset);

@@ -6,7 +6,7 @@
 use super::core::{Bounds, Rows, filled, group, reduce};
 use super::statistics::{Dropped, Statistics};
 use super::table::{Table, reserve};
-use super::{Dataset, Sequences, Vocabulary};
+use super::{Dataset, Histories, Sequences, Vocabulary};
 use crate::config::{DataConfig, Duplicates};
 use crate::{Error, Result};
 
@@ -49,6 +49,17 @@ pub(super) fn prepare(
     (dropped.consecutive, dropped.core) = (removed.consecutive, removed.core);
     let statistics_of = |dataset: &Dataset| Statistics::new(dataset, &table, dropped);
     finish(name, &table, &offsets, &order, &alive, statistics_of)
+}
+
+/// The rows of `table` by user and time, all of them.
+pub(super) fn histories(table: Table) -> Result<Histories> {
+    let (offsets, order) = sort(&table)?;
+    let mut sequences = Sequences::default();
+    reserve(&mut sequences.offsets, offsets.len())?;
+    reserve(&mut sequences.items, order.len())?;
+    sequences.offsets.extend(offsets.iter().map(|&offset| u64::from(offset)));
+    sequences.items.extend(order.iter().map(|&row| table.item[row as usize] + 1));
+    Ok(Histories { users: table.users, items: table.items, sequences })
 }
 
 /// `[users + 1]` offsets and the rows sorted by user, time and place in the file.

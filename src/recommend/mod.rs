@@ -1,8 +1,15 @@
 //! From a history to recommendations: a trained run, opened for answering.
 //!
-//! [`Recommender`] is the library; `b4r-recommend` runs a stream of requests over it.
+//! [`Recommender`] is the library; [`command`] is `b4r-recommend`, which runs a stream of
+//! requests over it.
 
+pub mod command;
+mod export;
+mod input;
 mod open;
+mod output;
+mod request_lines;
+mod stream;
 
 use crate::batch::{Batch, evaluation};
 use crate::config::Config;
@@ -10,7 +17,10 @@ use crate::cpu::top_k::Entry;
 use crate::cpu::{Candidates, Scorer};
 use crate::data::{EvalRow, IndexedVocabulary, Sequences, Vocabulary};
 use crate::{Error, Result};
+use serde::Serialize;
 use std::path::Path;
+
+use input::Fault;
 
 /// Tokens that go through the network at once, unless one history alone has more: bounds the memory of
 /// activations.
@@ -48,7 +58,7 @@ impl Default for Options {
 
 /// An item and its score: the model's logit, or the number of interactions where a result says
 /// `popularity`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scored {
     /// External id.
     pub item: String,
@@ -56,16 +66,18 @@ pub struct Scored {
     pub score: f32,
 }
 
-/// The answer to a request.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The answer to a request; serialized, it is a line of `b4r-recommend`'s output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Recommendation {
     /// The request's user.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// Best first; fewer than asked for where no more are left.
     pub items: Vec<Scored>,
     /// Items of the history that the model does not know.
     pub unknown: Vec<String>,
     /// [`POPULARITY`] where the history held no item that the model knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<&'static str>,
 }
 
@@ -184,8 +196,13 @@ impl Recommender {
                 "give a history: a new user needs nothing else",
             )
         })?;
-        let items = self.histories.get(number).to_vec();
-        Ok(Query { user: Some(user.to_string()), unknown: Vec::new(), items })
+        Ok(self.query_number(number))
+    }
+
+    /// The history of user `number`, which is below the number of [`Self::users`].
+    fn query_number(&self, number: usize) -> Query {
+        let user = Some(self.users().get(number).to_string());
+        Query { user, unknown: Vec::new(), items: self.histories.get(number).to_vec() }
     }
 
     /// Looks up the items of `options`.
