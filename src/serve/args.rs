@@ -58,6 +58,22 @@ const NUMBERS: [(&str, &str, u64, u64, &str, &str); 9] = [
     ),
 ];
 
+/// Flags of `b4r-recommend` that say what to do with a stream of requests instead.
+const OF_STREAMS: [&str; 12] = [
+    "input",
+    "input-format",
+    "output",
+    "output-format",
+    "k",
+    "filter-seen",
+    "allow",
+    "deny",
+    "score",
+    "similar",
+    "export-items",
+    "export-users",
+];
+
 /// The flags of serving.
 pub fn arguments() -> Vec<Arg> {
     let flag = |name: &'static str, value: &'static str, help: &'static str| {
@@ -65,7 +81,8 @@ pub fn arguments() -> Vec<Arg> {
     };
     let with_serve = |argument: Arg| argument.requires(SERVE);
     let mut arguments = vec![
-        flag(SERVE, "ADDR", "Answer over HTTP at this address, such as 127.0.0.1:8080"),
+        flag(SERVE, "ADDR", "Answer over HTTP at this address, such as 127.0.0.1:8080")
+            .conflicts_with_all(OF_STREAMS),
         with_serve(flag(
             TOKEN_FILE,
             "FILE",
@@ -138,11 +155,10 @@ fn token_of_environment() -> Result<Option<Token>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Command;
 
     fn parse(flags: &[&str]) -> std::result::Result<ArgMatches, clap::Error> {
-        let command = Command::new("test").no_binary_name(true).args(arguments());
-        command.try_get_matches_from(flags)
+        let command = crate::recommend::command::command().no_binary_name(true);
+        command.try_get_matches_from([&["run"], flags].concat())
     }
 
     #[test]
@@ -159,5 +175,6 @@ mod tests {
         assert!(parse(&["--max-k=5"]).is_err());
         assert!(parse(&["--serve=127.0.0.1:0", "--max-k=0"]).is_err());
         assert!(parse(&["--serve=127.0.0.1:0", "--token=abc"]).is_err());
+        assert!(parse(&["--serve=127.0.0.1:0", "--input=x"]).is_err());
     }
 }

@@ -295,3 +295,6 @@ fn answer_range<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,18 @@ pub struct ServeOptions {
     pub batch: BatchRule,
 }
 
+/// [`serve`] for a program: says what went wrong and returns the exit code.
+pub fn run(options: Result<ServeOptions>) -> u8 {
+    match options.and_then(serve) {
+        Ok(()) => 0,
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            // Whatever else kept it from starting, nothing has been answered.
+            if let Error::Interrupted { .. } = error { error.exit_code() } else { 2 }
+        }
+    }
+}
+
 /// Serves until SIGTERM or SIGINT, then finishes the requests under way.
 ///
 /// # Errors

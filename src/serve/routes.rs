@@ -6,7 +6,7 @@ use super::limits::Limits;
 use super::metrics::{self, EndpointLabel, Metrics, RequestLabels};
 use super::parse;
 use super::problem::{Problem, busy};
-use crate::recommend::{Recommendation, Scored};
+use crate::recommend::Scored;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
@@ -17,7 +17,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prometheus_client::metrics::gauge::Gauge;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -99,19 +100,29 @@ pub fn router(app: Arc<App>, cors: CorsLayer) -> Router {
         .with_state(app)
 }
 
+#[derive(Serialize)]
+struct ItemScore<'a> {
+    item: &'a str,
+    score: Option<f32>,
+}
+
+#[derive(Serialize)]
+struct Scores<'a> {
+    scores: &'a [ItemScore<'a>],
+    unknown: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Similar<'a> {
+    item: &'a str,
+    items: &'a [Scored],
+}
+
 async fn recommend(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let body = read(request, &app.limits).await?;
     let (request, options, count) = parse::recommend(&body, &app.limits)?;
     let found = app.ask(|reply| Job::Recommend(request, options, count, reply)).await?;
-    let Recommendation { user, items, unknown, fallback } = found;
-    let mut answer = json!({"items": list(items), "unknown": unknown});
-    if let Some(user) = user {
-        answer["user"] = user.into();
-    }
-    if let Some(fallback) = fallback {
-        answer["fallback"] = fallback.into();
-    }
-    Ok(json_response(&answer))
+    Ok(json_response(&found))
 }
 
 async fn score(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
@@ -119,12 +130,11 @@ async fn score(State(app): State<Arc<App>>, request: Request) -> Result<Response
     let (request, items) = parse::score(&body, &app.limits)?;
     let names = items.clone();
     let scores = app.ask(|reply| Job::Score(request, items, reply)).await?;
-    let pairs = names.iter().zip(&scores);
-    let unknown: Vec<&String> =
-        pairs.clone().filter(|(_, score)| score.is_none()).map(|(item, _)| item).collect();
-    let scores: Vec<Value> =
-        pairs.map(|(item, score)| json!({"item": item, "score": score})).collect();
-    Ok(json_response(&json!({"scores": scores, "unknown": unknown})))
+    let pairs = names.iter().zip(scores);
+    let scores: Vec<ItemScore<'_>> = pairs.map(|(item, score)| ItemScore { item, score }).collect();
+    let unknown = scores.iter().filter(|scored| scored.score.is_none());
+    let unknown = unknown.map(|scored| scored.item).collect();
+    Ok(json_response(&Scores { scores: &scores, unknown }))
 }
 
 async fn similar(
@@ -138,7 +148,7 @@ async fn similar(
     })?;
     let count = parse::similar(query.as_deref(), &app.limits)?;
     let found = app.ask(|reply| Job::Similar(item.clone(), count, reply)).await?;
-    Ok(json_response(&json!({"item": item, "items": list(found)})))
+    Ok(json_response(&Similar { item: &item, items: &found }))
 }
 
 async fn metrics_text(State(app): State<Arc<App>>) -> Response {
@@ -162,12 +172,13 @@ impl App {
     }
 }
 
-fn list(items: Vec<Scored>) -> Vec<Value> {
-    items.into_iter().map(|Scored { item, score }| json!({"item": item, "score": score})).collect()
-}
-
-fn json_response(value: &Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+/// Answers are serialized from here, not by way of a [`serde_json::Value`], which would widen scores to f64.
+fn json_response(answer: &impl Serialize) -> Response {
+    match serde_json::to_string(answer) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        // Strings and numbers always serialize.
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 /// The whole body, if it is called JSON and keeps to the limits.
