@@ -28,6 +28,9 @@ const EXAMPLES: &str = r#"Examples:
 Exit status: 0 every request was answered; 1 some were refused, or the run failed;
 2 nothing could be answered: the run directory, the flags or the whole input are at fault."#;
 
+/// Most threads, as in training; their stacks have to fit.
+const MAX_THREADS: i64 = 4096;
+
 /// The command, for help and completion.
 pub fn command() -> Command {
     Command::new("b4r-recommend")
@@ -49,7 +52,7 @@ pub fn command() -> Command {
             Arg::new("threads")
                 .long("threads")
                 .value_name("N")
-                .value_parser(value_parser!(usize))
+                .value_parser(value_parser!(u16).range(..=MAX_THREADS))
                 .default_value("0")
                 .help("Threads; 0 takes every core"),
             Arg::new("device")
@@ -130,7 +133,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let (run, threads) = (path(&matches, "run"), number(&matches, "threads"));
+    let (run, threads) = (path(&matches, "run"), threads(&matches));
     if let Some(options) = crate::serve::options(&matches, &run, threads).transpose() {
         return crate::serve::run(options);
     }
@@ -267,6 +270,10 @@ fn path(matches: &ArgMatches, name: &str) -> PathBuf {
 /// A file; `None` for `-` and where the flag is not given.
 fn file(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
     matches.get_one::<PathBuf>(name).filter(|path| path.as_os_str() != "-").cloned()
+}
+
+fn threads(matches: &ArgMatches) -> usize {
+    usize::from(*matches.get_one::<u16>("threads").unwrap_or(&0))
 }
 
 fn number(matches: &ArgMatches, name: &str) -> usize {

@@ -116,6 +116,24 @@ impl Selection {
 }
 
 /// A trained run, opened for answering; any number of threads may use it at once.
+///
+/// ```no_run
+/// use b4r::recommend::{Options, Recommender, Request};
+/// use std::path::Path;
+///
+/// let recommender = Recommender::open(Path::new("runs/ml-100k-seed2020"), 0)?;
+/// let history = ["50", "181", "172"].map(String::from).to_vec();
+/// let request = Request { history, user: None };
+/// for result in recommender.top_k(&[request], &Options { k: 5, ..Options::default() })? {
+///     for scored in result.items {
+///         println!("{} {}", scored.item, scored.score);
+///     }
+/// }
+/// # Ok::<(), b4r::Error>(())
+/// ```
+///
+/// Scores do not depend on the number of threads. What else is asked at the same time may change their last
+/// bits, since matrix products of other sizes add in another order.
 pub struct Recommender {
     config: Config,
     scorer: Scorer,

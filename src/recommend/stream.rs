@@ -1,12 +1,13 @@
 //! From a stream of requests to a stream of results, a chunk at a time, in the order of the requests.
 
 use super::input::{Asked, Fault, Source};
-use super::output::Results;
+use super::output::{self, Results};
 use super::{Query, Recommender, Selection};
 use crate::train::progress::say;
 use crate::{Error, Result};
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 /// Most requests of a chunk.
 const CHUNK: usize = 512;
@@ -181,7 +182,7 @@ impl Chunk {
             (Some(user), None) => match recommender.query_user(&user) {
                 Ok(query) => query,
                 Err(Error::Config { problem, remedy, .. }) => {
-                    return refuse(Some(user), &format!("{problem}: {remedy}"));
+                    return refuse(Some(user), &format!("{problem}; {remedy}"));
                 }
                 Err(error) => return refuse(Some(user), &error.to_string()),
             },
@@ -249,11 +250,11 @@ pub fn run_into(
     recommender: &Recommender,
     source: &mut Source,
     task: &Task,
-    output: Option<&std::path::Path>,
-    format: super::output::Format,
+    output: Option<&Path>,
+    format: output::Format,
 ) -> Result<Summary> {
     let (mut summary, mut failure) = (Summary::default(), None);
-    let written = super::output::write_to(output, |out| {
+    let written = output::write_to(output, |out| {
         let ranked = matches!(task, Task::Recommend(_));
         let mut results = Results::begin(out, format, ranked)?;
         match run(recommender, source, task, &mut results) {

@@ -14,6 +14,7 @@ mod math;
 mod projection;
 mod qkv;
 mod rank;
+mod top_k;
 
 use crate::util::fixture::{Case, Dropout, Results};
 use b4r::cpu::dropout::{AttentionDropout, HiddenDropout, Rate};
