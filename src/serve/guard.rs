@@ -131,11 +131,14 @@ fn name_of(authority: &Authority) -> Option<String> {
     (!host.is_empty() && !authority.as_str().contains('@')).then_some(host)
 }
 
-/// The headers that let pages of `origins` use the server.
+/// The headers that let pages of `origins` use the server; `None` where there are none.
 ///
 /// # Errors
 /// [`Error::Config`] for an origin that is none.
-pub fn cors(origins: &[String]) -> Result<CorsLayer> {
+pub fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
     let parsed = origins.iter().map(|origin| {
         let uri: Option<Uri> = origin.parse().ok();
         let whole = uri.is_some_and(|uri| {
@@ -147,11 +150,12 @@ pub fn cors(origins: &[String]) -> Result<CorsLayer> {
             Error::config("allow-origin", problem, "give one like https://shop.example.org")
         })
     });
-    Ok(CorsLayer::new()
+    let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::list(parsed.collect::<Result<Vec<_>>>()?))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
-        .max_age(Duration::from_secs(600)))
+        .max_age(Duration::from_secs(600));
+    Ok(Some(cors))
 }
 
 #[cfg(test)]

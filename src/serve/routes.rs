@@ -66,7 +66,7 @@ pub struct App {
 }
 
 /// All endpoints with their guards.
-pub fn router(app: Arc<App>, cors: CorsLayer) -> Router {
+pub fn router(app: Arc<App>, cors: Option<CorsLayer>) -> Router {
     let guarded = Router::new()
         .route(RECOMMEND, post(recommend))
         .route(SCORE, post(score))
@@ -85,7 +85,7 @@ pub fn router(app: Arc<App>, cors: CorsLayer) -> Router {
             "/page.css",
             get(|| asset("text/css; charset=utf-8", include_str!("page/page.css"))),
         );
-    guarded
+    let router = guarded
         .merge(open)
         .method_not_allowed_fallback(|| async {
             let message = "this path has other methods: see the Allow header";
@@ -93,8 +93,12 @@ pub fn router(app: Arc<App>, cors: CorsLayer) -> Router {
         })
         .fallback(|| async {
             Problem::new(StatusCode::NOT_FOUND, "not_found", "no such path; see /openapi.json")
-        })
-        .layer(cors)
+        });
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
         .layer(middleware::from_fn_with_state(app.clone(), check_host))
         .layer(middleware::from_fn_with_state(app.clone(), observe))
         .with_state(app)

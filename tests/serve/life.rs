@@ -15,6 +15,26 @@ fn question(number: usize) -> Value {
     json!({"history": history, "k": 1 + number % 12, "filter_seen": number % 3 != 0})
 }
 
+/// Whether two answers say the same. What else is in a batch may change the last bits of a score, and with them the
+/// order of items that are as good as equal.
+fn same(one: &str, other: &str) -> bool {
+    let items = |answer: &str| -> Vec<(String, f64)> {
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        let items = answer["items"].as_array().unwrap().iter();
+        let pair = |item: &Value| (item["item"].to_string(), item["score"].as_f64().unwrap());
+        items.map(pair).collect()
+    };
+    let (one, other) = (items(one), items(other));
+    let near = |a: f64, b: f64| (a - b).abs() < 1e-5;
+    let last = other.last().map_or(f64::NAN, |last| last.1);
+    let found = |(item, score): &(String, f64)| {
+        near(*score, last) || other.iter().any(|(i, s)| i == item && near(*s, *score))
+    };
+    one.len() == other.len()
+        && one.iter().all(found)
+        && one.iter().zip(&other).all(|(one, other)| near(one.1, other.1))
+}
+
 #[test]
 fn requests_that_share_a_batch_get_their_own_answers() {
     const CLIENTS: usize = 16;
@@ -34,7 +54,13 @@ fn requests_that_share_a_batch_get_their_own_answers() {
                 let mut connection = server.client();
                 for number in client * EACH..(client + 1) * EACH {
                     let reply = connection.post("/recommend", &question(number));
-                    assert_eq!(reply.body, expected[number], "{}", question(number));
+                    assert!(
+                        same(&reply.body, &expected[number]),
+                        "{}: {} {}",
+                        question(number),
+                        reply.body,
+                        expected[number]
+                    );
                 }
             });
         }
@@ -70,7 +96,7 @@ fn a_new_model_takes_over_under_load() {
         answer
     };
     let (old, new) = (answer_of(&one.path()), answer_of(&other.path()));
-    assert_ne!(old, new);
+    assert!(!same(&old, &new));
     let server = Server::of(served.path(), &[], &[]);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -81,15 +107,16 @@ fn a_new_model_takes_over_under_load() {
                 while !done.load(Ordering::Relaxed) {
                     let reply = client.post("/recommend", &question);
                     assert_eq!(reply.status, 200, "{reply:?}");
-                    assert!(reply.body == old || reply.body == new, "{reply:?}");
-                    seen[usize::from(reply.body == new)] += 1;
+                    let is_new = same(&reply.body, &new);
+                    assert!(is_new || same(&reply.body, &old), "{reply:?}");
+                    seen[usize::from(is_new)] += 1;
                 }
                 assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
             });
         }
         std::thread::sleep(Duration::from_millis(300));
         put(&other.path(), served.path());
-        let renewed = wait_for(|| server.post("/recommend", &question).body == new);
+        let renewed = wait_for(|| same(&server.post("/recommend", &question).body, &new));
         std::thread::sleep(Duration::from_millis(300));
         done.store(true, Ordering::Relaxed);
         assert!(renewed, "{}", server.said());
@@ -102,13 +129,13 @@ fn a_new_model_takes_over_under_load() {
     let good = fs::read(&model).unwrap();
     fs::write(&model, &good[..good.len() / 2]).unwrap();
     server.wait_until_said("the model in use stays");
-    assert_eq!(server.post("/recommend", &question).body, new);
+    assert!(same(&server.post("/recommend", &question).body, &new));
     let before = server.metric(failed);
     server.signal("HUP");
     assert!(wait_for(|| server.metric(failed) > before));
     fs::remove_file(&model).unwrap();
     std::thread::sleep(Duration::from_millis(2500));
-    assert_eq!(server.post("/recommend", &question).body, new);
+    assert!(same(&server.post("/recommend", &question).body, &new));
     let loads = "b4r_model_loads_total{outcome=\"ok\"}";
     let before = server.metric(loads);
     fs::write(&model, good).unwrap();

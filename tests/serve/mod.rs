@@ -81,14 +81,16 @@ struct Server {
     address: SocketAddr,
     said: Arc<Mutex<String>>,
     /// Kept for as long as it is served.
-    _run: Option<Arc<Run>>,
+    run: Option<Arc<Run>>,
 }
 
 impl Server {
     /// A server of the shared run on a free port.
     fn start(flags: &[&str]) -> Server {
         let run = Run::shared();
-        Server { _run: Some(run.clone()), ..Server::of(&run.path(), flags, &[]) }
+        let mut server = Server::of(&run.path(), flags, &[]);
+        server.run = Some(run);
+        server
     }
 
     fn of(run: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Server {
@@ -108,7 +110,7 @@ impl Server {
         });
         let address = address.recv_timeout(PATIENCE);
         let address = address.unwrap_or_else(|_| panic!("no address: {}", said.lock().unwrap()));
-        Server { child, address, said, _run: None }
+        Server { child, address, said, run: None }
     }
 
     fn command(run: &Path, flags: &[&str]) -> Command {
