@@ -4,7 +4,6 @@
 //! requests per second and how long the slower ones took, for each number of connections.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -44,21 +43,11 @@ fn main() -> Outcome<()> {
     let popular = Connection::open(address)?.recommend(&json!({"history": [], "k": 1000}))?;
     let items = popular["items"].as_array().ok_or("no items")?.iter();
     let items: Vec<Value> = items.map(|item| item["item"].clone()).collect();
-    let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN);
-    table.set_header([
-        "connections",
-        "requests",
-        "errors",
-        "requests/s",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-    ]);
+    println!("| connections | requests | errors | requests/s | p50 ms | p99 ms | max ms |");
+    println!("|---|---|---|---|---|---|---|");
     for &connections in matches.get_many::<u64>("connections").into_iter().flatten() {
-        table.add_row(measure(address, &items, connections, &matches)?);
+        println!("| {} |", measure(address, &items, connections, &matches)?.join(" | "));
     }
-    println!("{table}");
     Ok(())
 }
 

@@ -146,7 +146,7 @@ fn request(
             limits.history
         )));
     }
-    Ok(Request { history, user: user.map(|user| user.0), ..Request::default() })
+    Ok(Request { history, user: user.map(|user| user.0) })
 }
 
 fn strings(ids: Vec<Id>) -> Vec<String> {
