@@ -28,11 +28,13 @@ use metrics::Metrics;
 use model::Slot;
 use reload::{Stamp, Watched};
 use routes::App;
+use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 /// How often to look whether the model's files have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -77,69 +79,68 @@ pub fn run(options: Result<ServeOptions>) -> u8 {
 /// # Errors
 /// Where the run cannot be opened or the address not be had; [`Error::Interrupted`] when requests were left unfinished.
 pub fn serve(options: ServeOptions) -> Result<()> {
-    let read = Stamp::of(&options.run);
-    let recommender = Recommender::open(&options.run, options.threads)?;
-    let (listener, address) = listen(&options.address)?;
-    let hosts = Hosts::new(address, &options.allow_hosts)?;
+    let ServeOptions { run, threads, address, token, limits, .. } = options;
+    // Before the files are read: what changes in the meantime is then read again.
+    let read = Stamp::of(&run);
+    let slot = Arc::new(Slot::new(Recommender::open(&run, threads)?));
+    let (listener, bound) = listen(&address)?;
+    let hosts = Hosts::new(bound, &options.allow_hosts)?;
     let cors = guard::cors(&options.allow_origins)?;
-    if options.token.is_none() && !address.ip().is_loopback() {
-        say(format_args!(
-            "warning: anybody who reaches {address} can use this server; --token-file asks for a token"
-        ));
+    if token.is_none() && !bound.ip().is_loopback() {
+        let who = "warning: anybody who reaches";
+        say(format_args!("{who} {bound} can use this server; --token-file asks for a token"));
     }
     let metrics = Arc::new(Metrics::default());
     metrics.loaded(true);
-    let slot = Arc::new(Slot::new(recommender));
     let started = Batcher::start(slot.clone(), metrics.clone(), options.batch);
-    let (batcher, thread) = started.map_err(Error::io("start", &options.run))?;
-    let app = App {
-        batcher,
-        metrics: metrics.clone(),
-        limits: options.limits,
-        hosts,
-        token: options.token,
-    };
-    let router = routes::router(Arc::new(app), cors);
-    let watched =
-        Watched { run: options.run.clone(), threads: options.threads, read, interval: LOOK_EVERY };
+    let (batcher, batching) = started.map_err(no_threads)?;
+    let app = Arc::new(App { batcher, metrics: metrics.clone(), limits, hosts, token });
+    let router = routes::router(app, cors);
+    let watched = Watched { run, threads, read, interval: LOOK_EVERY };
 
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    // Connections are little work beside the model.
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
-    let runtime = runtime.map_err(Error::io("start", &options.run))?;
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let runtime = runtime.map_err(no_threads)?;
     let outcome = runtime.block_on(async {
-        let refused = |error| Error::io("listen to", &PathBuf::from("signals"))(error);
-        let hangup = signal(SignalKind::hangup()).map_err(refused)?;
-        let mut ends = Ends::listen().map_err(refused)?;
+        let hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+        let ends = Ends::listen().map_err(no_signals)?;
         let listener = tokio::net::TcpListener::from_std(listener);
-        let listener = listener.map_err(|error| cannot_listen(&options.address, &error))?;
+        let listener = listener.map_err(|error| cannot_listen(&address, &error))?;
         tokio::spawn(reload::watch(watched, slot, metrics.clone(), hangup));
-        say(format_args!("listening on http://{address}"));
-        let (first, told) = tokio::sync::oneshot::channel();
-        let ended = async {
-            // Dropped without a word only when the runtime ends.
-            let _ = told.await;
-            say("ending: requests under way are finished first");
-        };
-        let serving = connections::serve(listener, router, options.limits, metrics, ended);
-        tokio::pin!(serving);
-        let signal = tokio::select! {
-            _ = &mut serving => return Ok(()),
-            signal = ends.next() => signal,
-        };
-        let _ = first.send(());
-        tokio::select! {
-            finished = &mut serving => if finished { Ok(()) } else { Err(Error::Interrupted { signal }) },
-            signal = ends.second() => Err(Error::Interrupted { signal }),
-        }
+        say(format_args!("listening on http://{bound}"));
+        let serve = |ended| connections::serve(listener, router, limits, metrics, ended);
+        until_signal(serve, ends).await
     });
     runtime.shutdown_background();
     if outcome.is_ok() {
-        // With the connections the ways into the queue are gone, so that the thread ends; a panic there was reported.
-        let _ = thread.join();
+        // With the connections the ways into the queue are gone, so that the thread ends; a panic was reported.
+        let _ = batching.join();
         say("ended");
     }
     outcome
+}
+
+/// Lets `serve` run until a signal comes, and then finish, unless another comes.
+async fn until_signal<F: Future<Output = bool>>(
+    serve: impl FnOnce(oneshot::Receiver<()>) -> F,
+    mut ends: Ends,
+) -> Result<()> {
+    let (end, ended) = oneshot::channel();
+    let serving = serve(ended);
+    tokio::pin!(serving);
+    let signal = tokio::select! {
+        // It does not end by itself.
+        _ = &mut serving => return Ok(()),
+        signal = ends.next() => signal,
+    };
+    say("ending: requests under way are finished first");
+    let _ = end.send(());
+    tokio::select! {
+        finished = &mut serving => finished.then_some(()).ok_or(Error::Interrupted { signal }),
+        signal = ends.second() => Err(Error::Interrupted { signal }),
+    }
 }
 
 /// SIGTERM and SIGINT.
@@ -149,7 +150,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn listen() -> std::io::Result<Self> {
+    fn listen() -> io::Result<Self> {
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
         Ok(Ends { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
     }
@@ -184,7 +185,15 @@ fn listen(address: &str) -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, bound))
 }
 
-fn cannot_listen(address: &str, error: &std::io::Error) -> Error {
+fn no_threads(error: io::Error) -> Error {
+    Error::io("start", Path::new("threads"))(error)
+}
+
+fn no_signals(error: io::Error) -> Error {
+    Error::io("listen to", Path::new("signals"))(error)
+}
+
+fn cannot_listen(address: &str, error: &io::Error) -> Error {
     let problem = format!("cannot listen on `{address}`: {error}");
     Error::config("serve", problem, "give an address and a free port, such as 127.0.0.1:8080")
 }

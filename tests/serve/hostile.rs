@@ -195,6 +195,23 @@ fn slow_heads_and_bodies() {
     server.finish();
 }
 
+/// A client that asks and asks, and never reads an answer.
+#[test]
+fn answers_that_nobody_reads() {
+    let server = Server::start(&["--answer-timeout=1"]);
+    let mut deaf = server.client().writer();
+    let asks = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
+    deaf.set_write_timeout(Some(super::PATIENCE)).unwrap();
+    let refused = loop {
+        if let Err(error) = deaf.write_all(asks.as_bytes()) {
+            break error.kind();
+        }
+    };
+    assert_ne!(refused, std::io::ErrorKind::WouldBlock, "the server still waits");
+    assert!(wait_for(|| server.metric("b4r_connections") == 1.0), "that of the question itself");
+    server.finish();
+}
+
 #[test]
 fn bodies_cut_short() {
     let server = Server::start(&[]);
