@@ -9,7 +9,7 @@
 //! # Data flow
 //! interaction file → [`data`] (parse, filter, vocabulary, sort, split) → [`batch`] (windows, cloze
 //! masks, packing) → [`model`] (forward, backward) over an engine ([`cpu`]) → [`train`] → [`eval`]
-//! → [`recommend`].
+//! → [`recommend`] → [`serve`].
 //!
 //! # As a library
 //! A [`Config`] says everything that the flags of `b4r-train` say, and [`Trainer`] does what it does. The
@@ -43,6 +43,7 @@ pub mod memory;
 pub mod model;
 pub mod philox;
 pub mod recommend;
+pub mod serve;
 pub mod train;
 
 pub use config::Config;

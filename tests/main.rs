@@ -10,5 +10,6 @@ mod init_from; // beginning with the weights of an earlier run
 mod model; // whole model against PyTorch in float64
 mod ops; // each operation against PyTorch in float64
 mod recommend; // b4r-recommend and the library beneath it
+mod serve; // b4r-recommend --serve: endpoints, hostile clients, reload, shutdown, the page in a browser
 mod train; // loop, checkpoints, resume
 mod util; // fixtures, tolerances, a small data set

@@ -23,6 +23,7 @@ const EXAMPLES: &str = r#"Examples:
   echo '{"user": "196", "items": ["50", "1"]}' | b4r-recommend runs/ml-100k-seed2020 --score
   b4r-recommend runs/ml-100k-seed2020 --similar 50
   b4r-recommend runs/ml-100k-seed2020 --export-items items.npy --export-users users.npy
+  b4r-recommend runs/ml-100k-seed2020 --serve 127.0.0.1:8080
 
 Exit status: 0 every request was answered; 1 some were refused, or the run failed;
 2 nothing could be answered: the run directory, the flags or the whole input are at fault."#;
@@ -61,6 +62,7 @@ pub fn command() -> Command {
                 .default_value("auto")
                 .help("What computes"),
         ])
+        .args(crate::serve::arguments())
 }
 
 fn stream_flags() -> [Arg; 4] {
@@ -131,7 +133,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let opened = Recommender::open(&path(&matches, "run"), threads(&matches));
+    let (run, threads) = (path(&matches, "run"), threads(&matches));
+    if let Some(options) = crate::serve::options(&matches, &run, threads).transpose() {
+        return crate::serve::run(options);
+    }
+    let opened = Recommender::open(&run, threads);
     let prepared = opened.and_then(|recommender| Work::new(&matches, recommender));
     let fail = |error: Error, code: u8| {
         say(format_args!("error: {error}"));
