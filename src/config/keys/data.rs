@@ -20,18 +20,8 @@ const FORMATS: &[(&str, Option<DataFormat>)] = &[
     ("sequences", Some(DataFormat::Sequences)),
 ];
 
-const fn key(
-    name: &'static str,
-    value_name: &'static str,
-    help: &'static str,
-    get: fn(&super::Config) -> Option<Value>,
-    set: fn(&mut super::Config, &Value) -> Parsed<()>,
-) -> Key {
-    Key::new(Section::Data, name, value_name, help, get, set)
-}
-
 pub(super) const KEYS: &[Key] = &[
-    key(
+    Section::Data.key(
         "dataset",
         "NAME|PATH",
         "ml-100k, ml-1m, ml-20m or ml-25m (found or downloaded), or the path of an interaction file",
@@ -40,7 +30,7 @@ pub(super) const KEYS: &[Key] = &[
     )
     // A file may move: what a resumed run insists on is its content.
     .scope(Scope::Run),
-    key(
+    Section::Data.key(
         "data_path",
         "DIR",
         "Folder that holds <dataset>/<dataset>.inter, as RecBole lays it out",
@@ -48,7 +38,7 @@ pub(super) const KEYS: &[Key] = &[
         |c, v| put(&mut c.data.data_path, optional(v, path)),
     )
     .scope(Scope::Run),
-    key(
+    Section::Data.key(
         "format",
         "FORMAT",
         "Layout of the file: auto, inter (RecBole), csv (any separator, with a header), ratings.dat, \
@@ -56,42 +46,42 @@ pub(super) const KEYS: &[Key] = &[
         |c| Some(name_of(c.data.format, FORMATS)),
         |c, v| put(&mut c.data.format, choice(v, FORMATS)),
     ),
-    key(
+    Section::Data.key(
         "field_separator",
         "CHAR",
         "Column separator of a csv or inter file, such as \\t or ; (found by itself otherwise)",
         |c| Some(c.data.field_separator.map(String::from).into()),
         |c, v| put(&mut c.data.field_separator, separator(v)),
     ),
-    key(
+    Section::Data.key(
         "USER_ID_FIELD",
         "COLUMN",
         "Column with the user",
         |c| Some(c.data.user_field.as_str().into()),
         |c, v| put(&mut c.data.user_field, text(v)),
     ),
-    key(
+    Section::Data.key(
         "ITEM_ID_FIELD",
         "COLUMN",
         "Column with the item",
         |c| Some(c.data.item_field.as_str().into()),
         |c, v| put(&mut c.data.item_field, text(v)),
     ),
-    key(
+    Section::Data.key(
         "RATING_FIELD",
         "COLUMN",
         "Column with the rating, read only for val_interval; none: there is no such column",
         |c| Some(c.data.rating_field.clone().into()),
         |c, v| put(&mut c.data.rating_field, optional(v, text)),
     ),
-    key(
+    Section::Data.key(
         "TIME_FIELD",
         "COLUMN",
         "Column with the time; none: lines are in time order",
         |c| Some(c.data.time_field.clone().into()),
         |c, v| put(&mut c.data.time_field, optional(v, text)),
     ),
-    key(
+    Section::Data.key(
         "val_interval",
         "INTERVAL",
         "Keep interactions whose rating lies inside: \"[4,inf)\", or {rating: \"[4,inf)\"} in YAML",
@@ -102,21 +92,21 @@ pub(super) const KEYS: &[Key] = &[
         },
         |c, v| put(&mut c.data.rating_interval, optional(v, rating_interval)),
     ),
-    key(
+    Section::Data.key(
         "user_inter_num_interval",
         "INTERVAL",
         "Keep users with this many interactions; repeated together with the items' until nothing changes",
         |c| Some(interval_text(&c.data.user_interval)),
         |c, v| put(&mut c.data.user_interval, interval_or_any(v)),
     ),
-    key(
+    Section::Data.key(
         "item_inter_num_interval",
         "INTERVAL",
         "Keep items with this many interactions; repeated together with the users' until nothing changes",
         |c| Some(interval_text(&c.data.item_interval)),
         |c, v| put(&mut c.data.item_interval, interval_or_any(v)),
     ),
-    key(
+    Section::Data.key(
         "rm_dup_inter",
         "WHICH",
         "Of several interactions of a user with one item keep the first, the last, or all (none)",
@@ -130,14 +120,14 @@ pub(super) const KEYS: &[Key] = &[
             Ok(())
         },
     ),
-    key(
+    Section::Data.key(
         "rm_consecutive_dup",
         "",
         "Collapse runs of one item in a user's history",
         |c| Some(c.data.remove_consecutive.into()),
         |c, v| put(&mut c.data.remove_consecutive, boolean(v)),
     ),
-    key(
+    Section::Data.key(
         "all_data",
         "",
         "Train on every interaction, for deployment: nothing is held out and nothing evaluated, so epochs \

@@ -5,18 +5,8 @@ use crate::config::parse::{Parsed, Problem, boolean, list, metric, metric_at, pu
 use crate::config::value::Value;
 use crate::config::{Metric, SplitRule};
 
-const fn key(
-    name: &'static str,
-    value_name: &'static str,
-    help: &'static str,
-    get: fn(&super::Config) -> Option<Value>,
-    set: fn(&mut super::Config, &Value) -> Parsed<()>,
-) -> Key {
-    Key::new(Section::Evaluation, name, value_name, help, get, set)
-}
-
 pub(super) const KEYS: &[Key] = &[
-    key(
+    Section::Evaluation.key(
         "eval_args.split",
         "RULE",
         "{LS: valid_and_test}: the last item of each user tests, the one before it validates",
@@ -27,43 +17,44 @@ pub(super) const KEYS: &[Key] = &[
         },
         |c, v| put(&mut c.eval.split, split(v)),
     ),
-    key(
+    Section::Evaluation.key(
         "eval_args.mode",
         "MODE",
         "full: every target is ranked among all items",
         |_| Some("full".into()),
         |_, v| mode(v),
     ),
-    key(
+    Section::Evaluation.key(
         "filter_seen",
         "",
         "Leave the items of the history out of the ranking",
         |c| Some(c.eval.filter_seen.into()),
         |c, v| put(&mut c.eval.filter_seen, boolean(v)),
     ),
-    key(
-        "repeatable",
-        "",
-        "RecBole's spelling: true means filter_seen false",
-        |_| None,
-        |c, v| put(&mut c.eval.filter_seen, boolean(v).map(|repeatable| !repeatable)),
-    )
-    .hidden(),
-    key(
+    Section::Evaluation
+        .key(
+            "repeatable",
+            "",
+            "RecBole's spelling: true means filter_seen false",
+            |_| None,
+            |c, v| put(&mut c.eval.filter_seen, boolean(v).map(|repeatable| !repeatable)),
+        )
+        .hidden(),
+    Section::Evaluation.key(
         "metrics",
         "LIST",
         "Any of recall, hit, ndcg, mrr, map, precision",
         |c| Some(Value::List(c.eval.metrics.iter().map(|metric| metric.name().into()).collect())),
         |c, v| put(&mut c.eval.metrics, metrics(v)),
     ),
-    key(
+    Section::Evaluation.key(
         "topk",
         "LIST",
         "Lengths of the recommendation list to judge",
         |c| Some(Value::List(c.eval.topk.iter().map(|&k| k.into()).collect())),
         |c, v| put(&mut c.eval.topk, cut_offs(v)),
     ),
-    key(
+    Section::Evaluation.key(
         "valid_metric",
         "METRIC@K",
         "Decides on the validation items which epoch is best; computed even if not listed above",
@@ -73,14 +64,15 @@ pub(super) const KEYS: &[Key] = &[
         },
         |c, v| put(&mut c.eval.valid_metric, metric_at(v)),
     ),
-    key(
-        "eval_batch_size",
-        "N",
-        "Sequences ranked at once",
-        |c| Some(c.eval.batch_size.into()),
-        |c, v| put(&mut c.eval.batch_size, size(v, 1)),
-    )
-    .scope(Scope::Run),
+    Section::Evaluation
+        .key(
+            "eval_batch_size",
+            "N",
+            "Sequences ranked at once",
+            |c| Some(c.eval.batch_size.into()),
+            |c, v| put(&mut c.eval.batch_size, size(v, 1)),
+        )
+        .scope(Scope::Run),
 ];
 
 fn split(value: &Value) -> Parsed<SplitRule> {

@@ -44,6 +44,23 @@ impl Section {
             Section::Run => "Run",
         }
     }
+
+    /// A key under this heading. What says where and on what the run happens belongs to one invocation;
+    /// anything else decides the numbers, unless [`Key::scope`] says otherwise.
+    const fn key(
+        self,
+        name: &'static str,
+        value_name: &'static str,
+        help: &'static str,
+        get: fn(&Config) -> Option<Value>,
+        set: fn(&mut Config, &Value) -> Parsed<()>,
+    ) -> Key {
+        let scope = match self {
+            Section::Run => Scope::Invocation,
+            _ => Scope::Result,
+        };
+        Key { name, aliases: &[], section: self, value_name, help, scope, hidden: false, get, set }
+    }
 }
 
 /// What a key decides, and so what `--resume` does with it.
@@ -80,18 +97,6 @@ pub struct Key {
 }
 
 impl Key {
-    const fn new(
-        section: Section,
-        name: &'static str,
-        value_name: &'static str,
-        help: &'static str,
-        get: fn(&Config) -> Option<Value>,
-        set: fn(&mut Config, &Value) -> Parsed<()>,
-    ) -> Self {
-        let scope = Scope::Result;
-        Key { name, aliases: &[], section, value_name, help, scope, hidden: false, get, set }
-    }
-
     const fn aliases(mut self, aliases: &'static [&'static str]) -> Self {
         self.aliases = aliases;
         self

@@ -12,64 +12,56 @@ const DEVICES: &[(&str, Device)] = &[("auto", Device::Auto), ("cpu", Device::Cpu
 /// Most threads; far beyond any machine, and few enough that their stacks fit the address space.
 pub(in crate::config) const MAX_THREADS: u64 = 4096;
 
-const fn key(
-    name: &'static str,
-    value_name: &'static str,
-    help: &'static str,
-    get: fn(&super::Config) -> Option<Value>,
-    set: fn(&mut super::Config, &Value) -> Parsed<()>,
-) -> Key {
-    Key::new(Section::Run, name, value_name, help, get, set).scope(Scope::Invocation)
-}
-
 pub(super) const KEYS: &[Key] = &[
-    key(
+    Section::Run.key(
         "run_dir",
         "DIR",
         "Folder for everything the run writes (runs/<dataset>-<seed> otherwise)",
         |c| Some(c.run.run_dir.clone().into()),
         |c, v| put(&mut c.run.run_dir, optional(v, path)),
     ),
-    key(
+    Section::Run.key(
         "resume",
         "",
         "Continue the run in run_dir, with its own configuration, from its last checkpoint",
         |_| None,
         |c, v| put(&mut c.run.resume, boolean(v)),
     ),
-    key(
+    Section::Run.key(
         "overwrite",
         "",
         "Start afresh in a run_dir that holds a run already",
         |_| None,
         |c, v| put(&mut c.run.overwrite, boolean(v)),
     ),
-    key(
+    Section::Run.key(
         "threads",
         "N",
         "Threads to compute with; 0 takes every core; the result does not depend on it",
         |c| Some(c.run.threads.into()),
         |c, v| put(&mut c.run.threads, integer(v, 0, MAX_THREADS).map(|n| n as usize)),
     ),
-    key(
+    Section::Run.key(
         "device",
         "NAME",
         "auto or cpu",
         |c| Some(name_of(c.run.device, DEVICES)),
         |c, v| put(&mut c.run.device, device(v)),
     ),
-    key(
-        "precision",
-        "NAME",
-        "f32",
-        |_| Some("f32".into()),
-        |_, v| {
-            choice(v, &[("f32", ())])
-                .map_err(|error| Problem::new(error.problem, "write f32, the precision of the CPU"))
-        },
-    )
-    .scope(Scope::Result),
-    key(
+    Section::Run
+        .key(
+            "precision",
+            "NAME",
+            "f32",
+            |_| Some("f32".into()),
+            |_, v| {
+                choice(v, &[("f32", ())]).map_err(|error| {
+                    Problem::new(error.problem, "write f32, the precision of the CPU")
+                })
+            },
+        )
+        .scope(Scope::Result),
+    Section::Run.key(
         "show_progress",
         "",
         "Progress bars; only on a terminal otherwise",

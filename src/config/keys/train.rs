@@ -11,63 +11,56 @@ use crate::config::{BatchSize, Schedule};
 const SCHEDULES: &[(&str, Schedule)] =
     &[("constant", Schedule::Constant), ("linear", Schedule::Linear), ("cosine", Schedule::Cosine)];
 
-const fn key(
-    name: &'static str,
-    value_name: &'static str,
-    help: &'static str,
-    get: fn(&super::Config) -> Option<Value>,
-    set: fn(&mut super::Config, &Value) -> Parsed<()>,
-) -> Key {
-    Key::new(Section::Training, name, value_name, help, get, set)
-}
-
 pub(super) const KEYS: &[Key] = &[
-    key(
+    Section::Training.key(
         "seed",
         "N",
         "Decides initial weights, batches, masks and dropout",
         |c| Some(c.train.seed.into()),
         |c, v| put(&mut c.train.seed, integer(v, 0, u64::MAX)),
     ),
-    key(
+    Section::Training.key(
         "init_from",
         "RUN",
         "Begin with the weights of this run directory; items are matched by their ids",
         |c| Some(c.train.init_from.clone().into()),
         |c, v| put(&mut c.train.init_from, optional(v, path)),
     ),
-    key(
-        "init_from_sha256",
-        "HEX",
-        "SHA-256 of the model.safetensors of init_from; noted by the run itself",
-        |c| c.train.init_from_sha256.as_deref().map(Value::from),
-        |c, v| put(&mut c.train.init_from_sha256, optional(v, text)),
-    )
-    .hidden(),
-    key(
+    Section::Training
+        .key(
+            "init_from_sha256",
+            "HEX",
+            "SHA-256 of the model.safetensors of init_from; noted by the run itself",
+            |c| c.train.init_from_sha256.as_deref().map(Value::from),
+            |c, v| put(&mut c.train.init_from_sha256, optional(v, text)),
+        )
+        .hidden(),
+    Section::Training.key(
         "keep_expired",
         "",
         "Keep items of init_from that the data no longer has in the catalogue",
         |c| Some(c.train.keep_expired.into()),
         |c, v| put(&mut c.train.keep_expired, boolean(v)),
     ),
-    key(
-        "epochs",
-        "N",
-        "Most passes over the training interactions",
-        |c| Some(c.train.epochs.into()),
-        |c, v| put(&mut c.train.epochs, count(v, 1)),
-    )
-    .scope(Scope::Run),
-    key(
-        "max_steps",
-        "N",
-        "End after this many optimizer steps, even within an epoch",
-        |c| Some(c.train.max_steps.into()),
-        |c, v| put(&mut c.train.max_steps, optional(v, |v| integer(v, 1, u64::MAX))),
-    )
-    .scope(Scope::Invocation),
-    key(
+    Section::Training
+        .key(
+            "epochs",
+            "N",
+            "Most passes over the training interactions",
+            |c| Some(c.train.epochs.into()),
+            |c, v| put(&mut c.train.epochs, count(v, 1)),
+        )
+        .scope(Scope::Run),
+    Section::Training
+        .key(
+            "max_steps",
+            "N",
+            "End after this many optimizer steps, even within an epoch",
+            |c| Some(c.train.max_steps.into()),
+            |c, v| put(&mut c.train.max_steps, optional(v, |v| integer(v, 1, u64::MAX))),
+        )
+        .scope(Scope::Invocation),
+    Section::Training.key(
         "train_batch_size",
         "N",
         "Training interactions a batch, so that an epoch has as many steps as RecBole's",
@@ -77,7 +70,7 @@ pub(super) const KEYS: &[Key] = &[
         },
         |c, v| put(&mut c.train.batch_size, size(v, 1).map(BatchSize::Interactions)),
     ),
-    key(
+    Section::Training.key(
         "train_batch_sequences",
         "N",
         "Sequences a batch, in place of train_batch_size",
@@ -87,103 +80,104 @@ pub(super) const KEYS: &[Key] = &[
         },
         |c, v| put(&mut c.train.batch_size, size(v, 1).map(BatchSize::Sequences)),
     ),
-    key(
+    Section::Training.key(
         "mask_ratio",
         "P",
         "Chance that an item is masked, to be predicted from the others",
         |c| Some(c.train.mask_ratio.into()),
         |c, v| put(&mut c.train.mask_ratio, number(v)),
     ),
-    key(
+    Section::Training.key(
         "ft_ratio",
         "P",
         "Share of sequences in which only the last item is masked",
         |c| Some(c.train.last_item_ratio.into()),
         |c, v| put(&mut c.train.last_item_ratio, number(v)),
     ),
-    key(
+    Section::Training.key(
         "shift_windows",
         "",
         "Begin the windows of long histories elsewhere in every epoch",
         |c| Some(c.train.shift_windows.into()),
         |c, v| put(&mut c.train.shift_windows, boolean(v)),
     ),
-    key(
-        "learner",
-        "NAME",
-        "Optimizer: adamw; adam means the same as long as weight_decay is 0",
-        |_| None,
-        |_, v| {
-            choice(v, &[("adam", ()), ("adamw", ())]).map_err(|error| {
-                Problem::new(error.problem, "use learner: adamw, the optimizer of this version")
-            })
-        },
-    )
-    .hidden(),
-    key(
+    Section::Training
+        .key(
+            "learner",
+            "NAME",
+            "Optimizer: adamw; adam means the same as long as weight_decay is 0",
+            |_| None,
+            |_, v| {
+                choice(v, &[("adam", ()), ("adamw", ())]).map_err(|error| {
+                    Problem::new(error.problem, "use learner: adamw, the optimizer of this version")
+                })
+            },
+        )
+        .hidden(),
+    Section::Training.key(
         "learning_rate",
         "X",
         "Step size at its peak",
         |c| Some(c.train.learning_rate.into()),
         |c, v| put(&mut c.train.learning_rate, number(v)),
     ),
-    key(
+    Section::Training.key(
         "lr_schedule",
         "NAME",
         "Step size after the warm-up: constant, linear (to 0) or cosine (to 0)",
         |c| Some(name_of(c.train.schedule, SCHEDULES)),
         |c, v| put(&mut c.train.schedule, choice(v, SCHEDULES)),
     ),
-    key(
+    Section::Training.key(
         "warmup_steps",
         "N",
         "Steps over which the step size rises from 0",
         |c| Some(c.train.warmup_steps.into()),
         |c, v| put(&mut c.train.warmup_steps, integer(v, 0, u64::MAX)),
     ),
-    key(
+    Section::Training.key(
         "weight_decay",
         "X",
         "Decoupled weight decay; layer norms and biases have none",
         |c| Some(c.train.weight_decay.into()),
         |c, v| put(&mut c.train.weight_decay, number(v)),
     ),
-    key(
+    Section::Training.key(
         "adam_beta1",
         "X",
         "Decay of the running mean of gradients",
         |c| Some(c.train.beta1.into()),
         |c, v| put(&mut c.train.beta1, number(v)),
     ),
-    key(
+    Section::Training.key(
         "adam_beta2",
         "X",
         "Decay of the running mean of squared gradients",
         |c| Some(c.train.beta2.into()),
         |c, v| put(&mut c.train.beta2, number(v)),
     ),
-    key(
+    Section::Training.key(
         "adam_eps",
         "X",
         "Added to the root of the squared gradients",
         |c| Some(c.train.epsilon.into()),
         |c, v| put(&mut c.train.epsilon, number(v)),
     ),
-    key(
+    Section::Training.key(
         "clip_grad_norm",
         "X",
         "Largest norm of all gradients together; in YAML also {max_norm: X, norm_type: 2}",
         |c| Some(c.train.clip_norm.into()),
         |c, v| put(&mut c.train.clip_norm, optional(v, clip_norm)),
     ),
-    key(
+    Section::Training.key(
         "eval_step",
         "N",
         "Epochs from one validation to the next",
         |c| Some(c.train.eval_step.into()),
         |c, v| put(&mut c.train.eval_step, count(v, 1)),
     ),
-    key(
+    Section::Training.key(
         "stopping_step",
         "N",
         "Stop once more than this many validations in a row brought no improvement",
