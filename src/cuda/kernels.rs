@@ -1,13 +1,13 @@
-//! The compiled kernels, embedded by `build.rs`.
+//! The kernels as build.rs embedded them.
 
-/// One kernel file.
+/// A file of kernels.
+#[derive(Clone, Copy, Debug)]
 pub struct Module {
-    /// Its base name in `kernels/`.
+    /// Name of the file without `.cu`.
     pub name: &'static str,
-    /// What the driver loads: cubins and PTX where there was an nvcc, then a manifest that the software GPU
-    /// reads.
+    /// What the driver loads: a fatbin followed by the manifest, or, built without nvcc, the manifest alone.
     pub image: &'static [u8],
-    /// Its entry points.
+    /// Names of its kernels, in the order of the source.
     pub kernels: &'static [&'static str],
 }
 
