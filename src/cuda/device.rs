@@ -1,15 +1,13 @@
 //! One GPU: its context, its stream, the loaded kernels, and the one place where kernels are launched.
 
-use super::kernels::MODULES;
+use super::kernels::{MODULES, Module};
 use super::memory::Slice;
 use crate::{Error, Result};
 use bytemuck::{NoUninit, Pod};
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, result, sys,
-};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, result, sys};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
 /// Shared memory that every launch may use without asking first, in bytes.
@@ -43,12 +41,35 @@ impl Grid {
     }
 }
 
+/// A kernel file in the driver's hands.
+struct LoadedModule(sys::CUmodule);
+
+impl LoadedModule {
+    /// Needs a current context.
+    fn new(module: &Module) -> Result<Self> {
+        // SAFETY: the image is a fatbin, which knows its length, or text that a zero byte ends, and static.
+        unsafe { result::module::load_data(module.image.as_ptr().cast()) }
+            .map(LoadedModule)
+            .map_err(|error| {
+                failed(format!("load the kernels of {}", module.name), error.to_string())
+            })
+    }
+}
+
+impl Drop for LoadedModule {
+    fn drop(&mut self) {
+        // SAFETY: loaded by `new` and not unloaded before. A failure leaves nothing to be done.
+        let _ = unsafe { result::module::unload(self.0) };
+    }
+}
+
 /// A GPU with the kernels of this program.
 pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    modules: Vec<Arc<CudaModule>>,
-    functions: RefCell<HashMap<String, CudaFunction>>,
+    /// One for each of [`MODULES`].
+    modules: Vec<LoadedModule>,
+    functions: RefCell<HashMap<String, sys::CUfunction>>,
     name: String,
     multiprocessors: u32,
     shared_limit: u32,
@@ -69,14 +90,7 @@ impl Device {
         // stream, which uploads, is ordered by events of our own. Graph capture needs tracking to be off.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(driver("open a stream"))?;
-        let modules = MODULES
-            .iter()
-            .map(|module| {
-                let action = format!("load the kernels of {}", module.name);
-                let image = cudarc::nvrtc::Ptx::from_binary(module.image.to_vec());
-                context.load_module(image).map_err(driver(&action))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let modules = MODULES.iter().map(LoadedModule::new).collect::<Result<Vec<_>>>()?;
         let attribute = |attribute| context.attribute(attribute).map_err(driver("ask the GPU"));
         use sys::CUdevice_attribute as Attribute;
         let multiprocessors =
@@ -193,7 +207,12 @@ impl Device {
     /// # Safety
     /// `arguments` is the struct that the kernel takes, and every address in it is good for all that the
     /// kernel reads or writes there, until the stream has got past it.
-    pub unsafe fn launch<A: NoUninit>(&self, kernel: &str, grid: Grid, arguments: &A) -> Result<()> {
+    pub unsafe fn launch<A: NoUninit>(
+        &self,
+        kernel: &str,
+        grid: Grid,
+        arguments: &A,
+    ) -> Result<()> {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
@@ -223,25 +242,36 @@ impl Device {
             return Err(failed(format!("launch {kernel}"), problem));
         }
         if let Some(function) = self.functions.borrow().get(kernel) {
-            return Ok(function.cu_function());
+            return Ok(*function);
         }
         let module = MODULES
             .iter()
             .position(|module| module.kernels.contains(&kernel))
             .ok_or_else(|| failed(format!("launch {kernel}"), "there is no such kernel"))?;
-        let function = self.modules[module]
-            .load_function(kernel)
+        let name =
+            CString::new(kernel).map_err(|error| failed("find a kernel", error.to_string()))?;
+        // SAFETY: the module is loaded as long as this device lives.
+        let function = unsafe { result::module::get_function(self.modules[module].0, name) }
             .map_err(|error| failed(format!("find {kernel}"), error.to_string()))?;
-        if self.shared_limit > SHARED_WITHOUT_ASKING {
-            use sys::CUfunction_attribute_enum as Attribute;
-            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let fixed = function.shared_size_bytes().unwrap_or(0);
-            function
-                .set_attribute(attribute, self.shared_limit as i32 - fixed)
-                .map_err(|error| failed(format!("prepare {kernel}"), error.to_string()))?;
-        }
-        let handle = function.cu_function();
+        self.allow_shared(function)
+            .map_err(|error| failed(format!("prepare {kernel}"), error.to_string()))?;
         self.functions.borrow_mut().insert(kernel.to_string(), function);
-        Ok(handle)
+        Ok(function)
+    }
+
+    /// Lets a kernel have all shared memory that its own variables leave.
+    fn allow_shared(&self, function: sys::CUfunction) -> std::result::Result<(), DriverError> {
+        use sys::CUfunction_attribute_enum as Attribute;
+        if self.shared_limit <= SHARED_WITHOUT_ASKING {
+            return Ok(());
+        }
+        // SAFETY: a function of a module that is loaded.
+        unsafe {
+            let fixed = Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+            let fixed = result::function::get_function_attribute(function, fixed)?;
+            let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let left = self.shared_limit as i32 - fixed;
+            result::function::set_function_attribute(function, most, left)
+        }
     }
 }
