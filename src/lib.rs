@@ -36,6 +36,7 @@
 pub mod batch;
 pub mod config;
 pub mod cpu;
+pub mod cuda;
 pub mod data;
 pub mod error;
 pub mod eval;
