@@ -14,14 +14,19 @@ pub struct Gpu {
     step: Slice<StepBlock>,
 }
 
+/// A device of one's own.
+pub fn device() -> Device {
+    softgpu::load();
+    Device::open(0).unwrap()
+}
+
 /// Number of parts that tests have weight gradients made in.
 const SLOTS: u32 = 3;
 
 impl Gpu {
     /// With `step` in its step block.
     pub fn new(step: StepBlock) -> Self {
-        softgpu::load();
-        let device = Device::open(0).unwrap();
+        let device = device();
         let mut memory = Memory::default();
         let step = memory.take_copy(&device, "step block", &[step]).unwrap();
         Gpu { memory: RefCell::new(memory), device, step }
