@@ -1,3 +1,4 @@
 //! The CUDA engine.
 
+pub mod choice;
 pub mod kernels;
