@@ -1,0 +1,96 @@
+//! The CUDA engine under test: on a real GPU where there is a driver, else on the software GPU.
+
+use b4r::cuda::device::Device;
+use b4r::cuda::memory::{Memory, Slice, Storage};
+use b4r::cuda::operands::{Count, Launcher, LinearPartials, NormPartials, Partials};
+use b4r::cuda::step::{Size, StepBlock};
+use bytemuck::Pod;
+use std::cell::RefCell;
+
+/// A device with buffers that live as long as it.
+pub struct Gpu {
+    memory: RefCell<Memory>,
+    device: Device,
+    step: Slice<StepBlock>,
+}
+
+/// Number of parts that tests have weight gradients made in.
+const SLOTS: u32 = 3;
+
+impl Gpu {
+    /// With `step` in its step block.
+    pub fn new(step: StepBlock) -> Self {
+        softgpu::load();
+        let device = Device::open(0).unwrap();
+        let mut memory = Memory::default();
+        let step = memory.take_copy(&device, "step block", &[step]).unwrap();
+        Gpu { memory: RefCell::new(memory), device, step }
+    }
+
+    /// What operations take.
+    pub fn launcher(&self) -> Launcher<'_> {
+        Launcher { device: &self.device, step: self.step }
+    }
+
+    /// A copy of `values` on the device.
+    pub fn copy<T: Pod>(&self, values: &[T]) -> Slice<T> {
+        self.memory.borrow_mut().take_copy(&self.device, "test input", values).unwrap()
+    }
+
+    /// The same, rounded to a storage type.
+    pub fn store<S: Storage>(&self, values: &[f32]) -> Slice<S> {
+        let stored: Vec<S> = values.iter().map(|&x| S::from_f32(x)).collect();
+        self.copy(&stored)
+    }
+
+    /// A buffer to be written, with undefined values.
+    pub fn buffer<T: Pod>(&self, len: usize) -> Slice<T> {
+        self.memory.borrow_mut().take(&self.device, "test output", len).unwrap()
+    }
+
+    /// What a buffer holds.
+    pub fn read<T: Pod>(&self, slice: Slice<T>) -> Vec<T> {
+        self.device.download(slice).unwrap()
+    }
+
+    /// The same, widened.
+    pub fn load<S: Storage>(&self, slice: Slice<S>) -> Vec<f32> {
+        self.read(slice).into_iter().map(S::to_f32).collect()
+    }
+
+    /// Room for a tensor's gradient in parts.
+    pub fn partials(&self, len: usize) -> Partials {
+        let stride = len.next_multiple_of(4);
+        let all = self.buffer(stride * SLOTS as usize);
+        Partials { first: all.part(0, len), stride, slots: SLOTS }
+    }
+
+    /// Room for the gradients of a linear map.
+    pub fn linear_partials(&self, outputs: usize, inputs: usize) -> LinearPartials {
+        LinearPartials { weight: self.partials(outputs * inputs), bias: self.partials(outputs) }
+    }
+
+    /// Room for the gradients of a layer norm.
+    pub fn norm_partials(&self, width: usize) -> NormPartials {
+        NormPartials { weight: self.partials(width), bias: self.partials(width) }
+    }
+
+    /// The parts added up.
+    pub fn sum(&self, partials: Partials) -> Vec<f32> {
+        let len = partials.first.len;
+        let mut sum = vec![0.0; len];
+        for slot in 0..u64::from(partials.slots) {
+            let mut part = partials.first;
+            part.address += slot * partials.stride as u64 * 4;
+            for (sum, x) in sum.iter_mut().zip(self.read(part)) {
+                *sum += x;
+            }
+        }
+        sum
+    }
+}
+
+/// `most` rows counted by `size`.
+pub fn count(size: Size, most: usize) -> Count {
+    Count { size, most }
+}
