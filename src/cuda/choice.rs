@@ -2,8 +2,8 @@
 //!
 //! All decisions are functions of plain facts, so that each sentence can be tested without a GPU.
 
-use crate::config::{Device, ModelConfig, Precision};
 use crate::Error;
+use crate::config::{Device, ModelConfig, Precision};
 use std::fmt;
 
 /// Widest `D` and `K` the kernels have room for on chip.

@@ -15,6 +15,7 @@ pub mod item_softmax;
 pub mod kernels;
 pub mod layernorm;
 pub mod linear;
+pub mod machine;
 pub mod memory;
 pub mod operands;
 pub mod projection;

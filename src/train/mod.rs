@@ -20,6 +20,9 @@ pub mod training_loop;
 
 use crate::config::{Config, SplitRule};
 use crate::cpu::CpuEngine;
+use crate::cuda::choice::{self, Choice, Refusal};
+use crate::cuda::device::Device;
+use crate::cuda::machine;
 use crate::data::Dataset;
 use crate::model::engine::Engine;
 use crate::{Error, Result, memory};
@@ -45,9 +48,20 @@ pub fn run(config: &Config) -> Result<()> {
 /// # Errors
 /// Those of [`prepare::prepare`] and [`Source::open`].
 pub fn explain(config: &Config) -> Result<String> {
+    let (choice, _) = choose(config)?;
     let source = Source::open(config)?;
     let prepared = prepare::prepare_with(config, None, source.as_ref())?;
-    Ok(format!("run directory {}\n{}", rundir::locate(config).display(), prepared.plan))
+    Ok(format!("run directory {}\n{choice}\n{}", rundir::locate(config).display(), prepared.plan))
+}
+
+/// Decides what computes, and opens it where it is a GPU.
+fn choose(config: &Config) -> Result<(Choice, Option<Device>)> {
+    let open = |number| machine::open(number, &config.model).and_then(|_| Err(no_engine()));
+    choice::choose(config.run.device, config.run.precision, open)
+}
+
+fn no_engine() -> Refusal {
+    Refusal::new("this build has no CUDA engine yet", "write device: cpu, or leave it out")
 }
 
 /// A training run, from data to a run directory.
@@ -94,6 +108,9 @@ impl Trainer {
             Some(source) => Some(source.sha256.clone()),
             None => init_from::noted_hash(&config)?,
         };
+        let (choice, _) = choose(&config)?;
+        say(&choice);
+        (config.run.device, config.run.precision) = (choice.device, Some(choice.precision));
         let prepared = prepare::prepare_with(&config, dataset, source.as_ref())?;
         let mut engine = CpuEngine::new(
             &config.model,
@@ -124,7 +141,7 @@ impl Trainer {
         begin(&config, &mut training, restored, taken_over)?;
         training.train()?;
         let tested = training.test()?;
-        let results = summary(&config, &prepared, &training, tested);
+        let results = summary(&config, choice, &prepared, &training, tested);
         results.write(&directory.results())?;
         Ok(results)
     }
@@ -175,6 +192,7 @@ fn begin(
 
 fn summary(
     config: &Config,
+    choice: Choice,
     prepared: &Prepared,
     training: &TrainingLoop<'_>,
     [filtered, kept]: [crate::eval::Metrics; 2],
@@ -191,8 +209,9 @@ fn summary(
         version: env!("CARGO_PKG_VERSION").to_string(),
         dataset: prepared.dataset.name.clone(),
         data_sha256: prepared.dataset.sha256.clone(),
-        device: "cpu".to_string(),
-        precision: "f32".to_string(),
+        device: choice.device.to_string(),
+        gpu: choice.gpu,
+        precision: choice.precision.name().to_string(),
         threads: actual_threads(config.run.threads),
         seed: config.train.seed,
         parameters: prepared.plan.parameters as usize,
