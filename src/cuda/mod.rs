@@ -7,6 +7,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod batch;
+pub mod choice;
 pub mod device;
 pub mod embedding;
 pub mod engine;
@@ -16,6 +17,7 @@ pub mod item_softmax;
 pub mod kernels;
 pub mod layernorm;
 pub mod linear;
+pub mod machine;
 pub mod memory;
 pub mod operands;
 pub mod passes;
