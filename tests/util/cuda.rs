@@ -14,6 +14,12 @@ pub struct Gpu {
     step: Slice<StepBlock>,
 }
 
+/// Whether there is no real driver.
+pub fn softgpu_at_work() -> bool {
+    device();
+    softgpu::loaded()
+}
+
 /// A device of one's own: a real GPU's where there is a driver, else the software GPU's.
 pub fn device() -> Device {
     // SAFETY: only asks the loader whether a driver can be opened.

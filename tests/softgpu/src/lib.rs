@@ -9,5 +9,5 @@ mod library;
 
 pub use library::{
     MemoryLimit, last_fault, launch_counts, launches, library, limit_memory, load, load_planted,
-    manifest, planted_manifest, reset_launches, set_seed,
+    loaded, manifest, planted_manifest, reset_launches, set_seed,
 };
