@@ -6,9 +6,12 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod batch;
+pub mod choice;
 pub mod choice;
 pub mod device;
 pub mod embedding;
+pub mod engine;
 pub mod ffn;
 pub mod head;
 pub mod item_softmax;
@@ -16,9 +19,13 @@ pub mod kernels;
 pub mod layernorm;
 pub mod linear;
 pub mod machine;
+pub mod machine;
 pub mod memory;
 pub mod operands;
+pub mod passes;
 pub mod projection;
 pub mod qkv;
 pub mod rank;
 pub mod step;
+pub mod weights;
+pub mod workspace;
