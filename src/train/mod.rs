@@ -1,6 +1,7 @@
 //! Training: the loop, its learning rate, when it stops, and all it leaves on disk.
 
 pub mod checkpoint;
+pub mod device;
 pub mod early_stopping;
 pub mod files;
 pub mod id_file;
@@ -19,12 +20,8 @@ pub mod tensor_file;
 pub mod training_loop;
 
 use crate::config::{Config, SplitRule};
-use crate::cpu::CpuEngine;
-use crate::cuda::choice::{self, Choice, Refusal};
-use crate::cuda::device::Device;
-use crate::cuda::machine;
+use crate::cuda::choice::Choice;
 use crate::data::Dataset;
-use crate::model::engine::Engine;
 use crate::{Error, Result, memory};
 use init_from::{Counts, Source};
 use prepare::Prepared;
@@ -48,20 +45,10 @@ pub fn run(config: &Config) -> Result<()> {
 /// # Errors
 /// Those of [`prepare::prepare`] and [`Source::open`].
 pub fn explain(config: &Config) -> Result<String> {
-    let (choice, _) = choose(config)?;
+    let (choice, _) = device::choose(config)?;
     let source = Source::open(config)?;
     let prepared = prepare::prepare_with(config, None, source.as_ref())?;
     Ok(format!("run directory {}\n{choice}\n{}", rundir::locate(config).display(), prepared.plan))
-}
-
-/// Decides what computes, and opens it where it is a GPU.
-fn choose(config: &Config) -> Result<(Choice, Option<Device>)> {
-    let open = |number| machine::open(number, &config.model).and_then(|_| Err(no_engine()));
-    choice::choose(config.run.device, config.run.precision, open)
-}
-
-fn no_engine() -> Refusal {
-    Refusal::new("this build has no CUDA engine yet", "write device: cpu, or leave it out")
 }
 
 /// A training run, from data to a run directory.
@@ -108,16 +95,11 @@ impl Trainer {
             Some(source) => Some(source.sha256.clone()),
             None => init_from::noted_hash(&config)?,
         };
-        let (choice, _) = choose(&config)?;
+        let (choice, gpu) = device::choose(&config)?;
         say(&choice);
         (config.run.device, config.run.precision) = (choice.device, Some(choice.precision));
         let prepared = prepare::prepare_with(&config, dataset, source.as_ref())?;
-        let mut engine = CpuEngine::new(
-            &config.model,
-            &config.train,
-            prepared.dataset.item_count(),
-            config.run.threads,
-        )?;
+        let mut engine = device::engine(&config, &prepared, choice.precision, gpu)?;
         let taken_over = source
             .map(|source| {
                 let items = &prepared.dataset.items;
@@ -137,7 +119,8 @@ impl Trainer {
             &prepared.sequences,
         )?;
         say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
-        let mut training = TrainingLoop::new(&config, &prepared, &directory, &mut engine, &signals);
+        let mut training =
+            TrainingLoop::new(&config, &prepared, &directory, &mut *engine, &signals);
         begin(&config, &mut training, restored, taken_over)?;
         training.train()?;
         let tested = training.test()?;
