@@ -6,7 +6,8 @@ use super::memory::{Memory, Slice};
 use super::operands::{Count, Rows};
 use super::step::{Size, StepBlock};
 use crate::Result;
-use crate::batch::Batch;
+use crate::batch::{Batch, TrainingBatches};
+use crate::config::TrainConfig;
 use cudarc::driver::result;
 
 /// Every array begins at a multiple of this many words, 64 bytes.
@@ -31,6 +32,23 @@ impl Capacity {
             sequences: batch.sequence_count(),
             rows: batch.row_count(),
         }
+    }
+
+    /// What training batches need. The number of masked tokens is a matter of chance: room for six standard
+    /// deviations more than there are on average, and an epoch's windows may lie otherwise in the next.
+    pub fn of_training(batches: &TrainingBatches, train: &TrainConfig) -> Self {
+        let tokens = batches.max_tokens() as usize;
+        let plan = batches.epoch(0);
+        let most = (0..plan.len()).map(|index| plan.windows(index).len()).max().unwrap_or(0);
+        let sequences = (most + most / 4 + 16).min(tokens);
+        let (n, p) = (tokens as f64, train.mask_ratio);
+        let rows = (n * p + 6.0 * (n * p * (1.0 - p)).sqrt()).ceil() as usize + sequences;
+        Capacity { tokens, sequences, rows: rows.min(tokens) }
+    }
+
+    /// What ranking the last token of up to `sequences` sequences needs.
+    pub fn of_ranking(sequences: usize, max_len: usize) -> Self {
+        Capacity { tokens: sequences.saturating_mul(max_len), sequences, rows: sequences }
     }
 
     /// Whether a batch that needs `other` fits.
@@ -152,7 +170,7 @@ pub struct BatchSlot {
     capacity: Capacity,
     pinned: Pinned,
     block: Slice<u32>,
-    _memory: Memory,
+    memory: Memory,
 }
 
 impl BatchSlot {
@@ -165,12 +183,12 @@ impl BatchSlot {
         let mut memory = Memory::default();
         let block = memory.take::<u32>(device, "batch", places.total)?;
         let pinned = Pinned::new(places.total)?;
-        Ok(BatchSlot { places, capacity, pinned, block, _memory: memory })
+        Ok(BatchSlot { places, capacity, pinned, block, memory })
     }
 
-    /// What fits.
-    pub fn capacity(&self) -> Capacity {
-        self.capacity
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.memory.bytes()
     }
 
     /// The step block.

@@ -128,11 +128,27 @@ impl<S: Storage> CudaEngine<S> {
         &self.device
     }
 
-    /// Bytes that are allocated on the device.
-    pub fn bytes(&self) -> u64 {
-        let training = self.training.as_ref().map_or(0, |training| training.workspace.bytes());
-        let ranking = self.ranking.as_ref().map_or(0, |ranking| ranking.workspace.bytes());
-        self.weights.bytes() + training + ranking
+    /// How much memory of the device is taken, and for what.
+    pub fn memory(&self) -> String {
+        let weights = self.weights.bytes();
+        let training = self.training.as_ref().map_or(0, |training| {
+            let slots: u64 = training.slots.iter().map(|slot| slot.batch.bytes()).sum();
+            training.workspace.bytes() + slots
+        });
+        let ranking = self
+            .ranking
+            .as_ref()
+            .map_or(0, |ranking| ranking.workspace.bytes() + ranking.batch.bytes());
+        let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+        format!(
+            "memory of {}: {} MiB for weights, moments and gradients, {} for training batches, {} for ranking; \
+             {} MiB are left",
+            self.device.name(),
+            mebibytes(weights),
+            mebibytes(training),
+            mebibytes(ranking),
+            mebibytes(self.device.free_bytes())
+        )
     }
 
     /// Allocates what training steps of up to `capacity` need, unless there is as much already.

@@ -1,7 +1,6 @@
 //! Training: the loop, its learning rate, when it stops, and all it leaves on disk.
 
 pub mod checkpoint;
-pub mod device;
 pub mod early_stopping;
 pub mod files;
 pub mod id_file;
@@ -19,9 +18,16 @@ pub mod signals;
 pub mod tensor_file;
 pub mod training_loop;
 
-use crate::config::{Config, SplitRule};
-use crate::cuda::choice::Choice;
+use crate::config::{Config, Precision, SplitRule};
+use crate::cpu::CpuEngine;
+use crate::cuda::batch::Capacity;
+use crate::cuda::choice::{self, Choice};
+use crate::cuda::device::Device;
+use crate::cuda::engine::CudaEngine;
+use crate::cuda::machine;
+use crate::cuda::memory::Storage;
 use crate::data::Dataset;
+use crate::model::engine::Engine;
 use crate::{Error, Result, memory};
 use init_from::{Counts, Source};
 use prepare::Prepared;
@@ -45,10 +51,50 @@ pub fn run(config: &Config) -> Result<()> {
 /// # Errors
 /// Those of [`prepare::prepare`] and [`Source::open`].
 pub fn explain(config: &Config) -> Result<String> {
-    let (choice, _) = device::choose(config)?;
+    let (choice, _) = choose(config)?;
     let source = Source::open(config)?;
     let prepared = prepare::prepare_with(config, None, source.as_ref())?;
     Ok(format!("run directory {}\n{choice}\n{}", rundir::locate(config).display(), prepared.plan))
+}
+
+/// Decides what computes, and opens it where it is a GPU.
+fn choose(config: &Config) -> Result<(Choice, Option<Device>)> {
+    let open = |number| machine::open(number, &config.model);
+    choice::choose(config.run.device, config.run.precision, open)
+}
+
+/// The engine that was chosen, with freshly drawn weights and, on a GPU, all the memory that training needs.
+fn engine(
+    config: &Config,
+    prepared: &Prepared,
+    precision: Precision,
+    gpu: Option<Device>,
+) -> Result<Box<dyn Engine>> {
+    let (model, train, items) = (&config.model, &config.train, prepared.dataset.item_count());
+    let Some(gpu) = gpu else {
+        return Ok(Box::new(CpuEngine::new(model, train, items, config.run.threads)?));
+    };
+    let capacity = Capacity::of_training(&prepared.batches, train);
+    let rows = prepared.split.valid.len().max(prepared.split.test.len());
+    let ranking = Capacity::of_ranking(config.eval.batch_size.min(rows), model.max_len);
+    match precision {
+        Precision::F32 => on_gpu::<f32>(gpu, config, items, capacity, ranking),
+        Precision::Bf16 => on_gpu::<half::bf16>(gpu, config, items, capacity, ranking),
+    }
+}
+
+fn on_gpu<S: Storage>(
+    gpu: Device,
+    config: &Config,
+    items: usize,
+    training: Capacity,
+    ranking: Capacity,
+) -> Result<Box<dyn Engine>> {
+    let mut engine = CudaEngine::<S>::new(gpu, &config.model, &config.train, items)?;
+    engine.reserve_training(training)?;
+    engine.reserve_ranking(ranking)?;
+    say(engine.memory());
+    Ok(Box::new(engine))
 }
 
 /// A training run, from data to a run directory.
@@ -95,11 +141,11 @@ impl Trainer {
             Some(source) => Some(source.sha256.clone()),
             None => init_from::noted_hash(&config)?,
         };
-        let (choice, gpu) = device::choose(&config)?;
+        let (choice, gpu) = choose(&config)?;
         say(&choice);
         (config.run.device, config.run.precision) = (choice.device, Some(choice.precision));
         let prepared = prepare::prepare_with(&config, dataset, source.as_ref())?;
-        let mut engine = device::engine(&config, &prepared, choice.precision, gpu)?;
+        let mut engine = engine(&config, &prepared, choice.precision, gpu)?;
         let taken_over = source
             .map(|source| {
                 let items = &prepared.dataset.items;
