@@ -93,7 +93,10 @@ impl Library<'_> {
     /// A file that includes a kernel file within an unnamed namespace: two kernel files may then use one name for
     /// two things, as they may under nvcc.
     fn wrapper(&self, source: &Path) -> Result<PathBuf, String> {
-        let text = format!("#include \"softgpu.h\"\nnamespace {{\n#include \"{}\"\n}}\n", source.display());
+        let text = format!(
+            "#include \"softgpu.h\"\nnamespace {{\n#include \"{}\"\n}}\n",
+            source.display()
+        );
         let relative = source.strip_prefix(self.kernels).unwrap_or(source);
         let name = format!("{}.cpp", relative.to_string_lossy().replace(['/', '\\'], "-"));
         self.generated(&name, &text)
@@ -115,14 +118,19 @@ impl Library<'_> {
     }
 
     fn common_flags(&self, include: &Path) -> Vec<OsString> {
-        let mut flags: Vec<OsString> = ["-std=c++17", "-O2", "-g1", "-fPIC", "-pthread", "-fvisibility=hidden"]
-            .map(OsString::from)
-            .into();
+        let mut flags: Vec<OsString> =
+            ["-std=c++17", "-O2", "-g1", "-fPIC", "-pthread", "-fvisibility=hidden"]
+                .map(OsString::from)
+                .into();
         flags.extend(["-I".into(), include.into()]);
         match self.sanitizer {
             Sanitizer::None => {}
-            Sanitizer::Address => flags.extend(["-DSOFTGPU_SANITIZED".into(), "-DSOFTGPU_ADDRESS".into()]),
-            Sanitizer::Thread => flags.extend(["-DSOFTGPU_SANITIZED".into(), "-DSOFTGPU_THREAD".into()]),
+            Sanitizer::Address => {
+                flags.extend(["-DSOFTGPU_SANITIZED".into(), "-DSOFTGPU_ADDRESS".into()])
+            }
+            Sanitizer::Thread => {
+                flags.extend(["-DSOFTGPU_SANITIZED".into(), "-DSOFTGPU_THREAD".into()])
+            }
         }
         flags
     }
@@ -133,8 +141,14 @@ impl Library<'_> {
         // A GPU has no rule about the type through which memory is read, no exceptions, and no contraction that
         // the C++ compiler would choose.
         flags.extend(
-            ["-fno-strict-aliasing", "-fno-exceptions", "-ffp-contract=off", "-Wno-unknown-pragmas", CHECKS]
-                .map(OsString::from),
+            [
+                "-fno-strict-aliasing",
+                "-fno-exceptions",
+                "-ffp-contract=off",
+                "-Wno-unknown-pragmas",
+                CHECKS,
+            ]
+            .map(OsString::from),
         );
         if self.sanitizer != Sanitizer::None {
             flags.push(format!("-fsanitize={}", self.sanitizer.name()).into());
@@ -153,7 +167,9 @@ impl Library<'_> {
         let library = self.into.join("libcuda.so");
         let fresh = self.into.join(format!("libcuda.so.{}", std::process::id()));
         let mut command = compiler.command();
-        command.args(["-shared", "-pthread", "-Wl,-soname,libcuda.so", "-Wl,-Bsymbolic", "-o"]).arg(&fresh);
+        command
+            .args(["-shared", "-pthread", "-Wl,-soname,libcuda.so", "-Wl,-Bsymbolic", "-o"])
+            .arg(&fresh);
         if self.sanitizer != Sanitizer::None {
             command.arg(format!("-fsanitize={}", self.sanitizer.name()));
         }
@@ -208,7 +224,8 @@ fn no_compiler(reason: &str) -> String {
 /// Compiles what the cache does not hold yet, several at a time; returns the objects in order.
 fn compile_all(compiler: &Compiler, units: &[Unit], cache: &Path) -> Result<Vec<PathBuf>, String> {
     let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<Result<PathBuf, String>>>> = Mutex::new(units.iter().map(|_| None).collect());
+    let results: Mutex<Vec<Option<Result<PathBuf, String>>>> =
+        Mutex::new(units.iter().map(|_| None).collect());
     thread::scope(|scope| {
         for _ in 0..jobs() {
             scope.spawn(|| {
@@ -216,13 +233,17 @@ fn compile_all(compiler: &Compiler, units: &[Unit], cache: &Path) -> Result<Vec<
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(unit) = units.get(at) else { break };
                     let result = compile(compiler, unit, cache);
-                    results.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[at] = Some(result);
+                    results.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[at] =
+                        Some(result);
                 }
             });
         }
     });
     let results = results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    results.into_iter().map(|result| result.unwrap_or_else(|| Err("a compile job ended early".into()))).collect()
+    results
+        .into_iter()
+        .map(|result| result.unwrap_or_else(|| Err("a compile job ended early".into())))
+        .collect()
 }
 
 /// As many jobs as cargo allows, or two.
@@ -234,7 +255,8 @@ fn jobs() -> usize {
 /// what it changes is compiled again.
 fn compile(compiler: &Compiler, unit: &Unit, cache: &Path) -> Result<PathBuf, String> {
     let what = format!("compiling {}", unit.source.display());
-    let preprocessed = run(compiler.command().args(&unit.flags).arg("-E").arg(&unit.source), &what)?;
+    let preprocessed =
+        run(compiler.command().args(&unit.flags).arg("-E").arg(&unit.source), &what)?;
     let mut hash = Sha256::new();
     hash.update(compiler.path.as_os_str().as_encoded_bytes());
     for flag in &unit.flags {
@@ -248,7 +270,10 @@ fn compile(compiler: &Compiler, unit: &Unit, cache: &Path) -> Result<PathBuf, St
         return Ok(object);
     }
     let fresh = cache.join(format!("{name}.{}.o", std::process::id()));
-    run(compiler.command().args(&unit.flags).arg("-c").arg(&unit.source).arg("-o").arg(&fresh), &what)?;
+    run(
+        compiler.command().args(&unit.flags).arg("-c").arg(&unit.source).arg("-o").arg(&fresh),
+        &what,
+    )?;
     fs::rename(&fresh, &object).map_err(|error| cannot("write", &object, &error))?;
     Ok(object)
 }
@@ -277,7 +302,10 @@ pub fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, String>
             let path = entry.map_err(|error| cannot("read", &folder, &error))?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|found| extensions.iter().any(|wanted| found == *wanted)) {
+            } else if path
+                .extension()
+                .is_some_and(|found| extensions.iter().any(|wanted| found == *wanted))
+            {
                 found.push(path);
             }
         }

@@ -6,6 +6,7 @@ mod manifest;
 
 use compile::{Library, Sanitizer};
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,13 +30,16 @@ fn build() -> Result<(), String> {
         .map_err(|error| format!("cannot find the folder kernels/ of b4r: {error}"))?;
     println!("cargo:rerun-if-env-changed=SOFTGPU_SANITIZE");
     println!("cargo:rerun-if-env-changed=CXX");
-    for folder in [&kernels, &package.join("include"), &package.join("runtime"), &package.join("planted")] {
+    for folder in
+        [&kernels, &package.join("include"), &package.join("runtime"), &package.join("planted")]
+    {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
     let sanitizer = sanitizer()?;
     let planted = package.join("planted");
     let library = |kernels_of: &Path, name: &str| {
-        let hash = manifest::hash(kernels_of);
+        let hash = manifest::hash(kernels_of)
+            .map_err(|error| format!("{}: {error}", kernels_of.display()))?;
         let path = Library {
             package: &package,
             kernels: kernels_of,
@@ -49,7 +53,8 @@ fn build() -> Result<(), String> {
         .build()?;
         let key = name.to_uppercase();
         println!("cargo:rustc-env=SOFTGPU_{key}_LIBRARY={}", path.display());
-        println!("cargo:rustc-env=SOFTGPU_{key}_HASH={hash}");
+        fs::write(out.join(format!("{name}.manifest")), image(kernels_of, &hash)?)
+            .map_err(|error| format!("{name}.manifest: {error}"))?;
         Ok::<(), String>(())
     };
     library(&kernels, "kernels")?;
@@ -57,6 +62,17 @@ fn build() -> Result<(), String> {
     println!("cargo:rustc-env=SOFTGPU_TARGET={target}");
     println!("cargo:rustc-env=SOFTGPU_OUT={}", out.display());
     Ok(())
+}
+
+/// What b4r embeds when it is built without nvcc, of all kernels below a folder.
+fn image(kernels: &Path, hash: &str) -> Result<String, String> {
+    let mut names = Vec::new();
+    for source in compile::files(kernels, &["cu"])? {
+        let text = fs::read_to_string(&source)
+            .map_err(|error| format!("{}: {error}", source.display()))?;
+        names.extend(manifest::kernel_names(&text));
+    }
+    Ok(manifest::manifest(hash, None, &names) + "\0")
 }
 
 fn sanitizer() -> Result<Sanitizer, String> {

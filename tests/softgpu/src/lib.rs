@@ -8,6 +8,6 @@ pub mod compile;
 mod library;
 
 pub use library::{
-    MemoryLimit, last_fault, launch_counts, launches, library, limit_memory, load, load_planted, manifest,
-    planted_manifest, reset_launches, set_seed,
+    MemoryLimit, last_fault, launch_counts, launches, library, limit_memory, load, load_planted,
+    manifest, planted_manifest, reset_launches, set_seed,
 };

@@ -11,19 +11,14 @@ pub fn library() -> &'static Path {
     Path::new(env!("SOFTGPU_KERNELS_LIBRARY"))
 }
 
-/// The image that the library of [`library`] accepts: a manifest without a fatbin. b4r embeds its own, which is
-/// the same while both were built from the same kernels.
-pub fn manifest() -> Vec<u8> {
-    image(env!("SOFTGPU_KERNELS_HASH"))
+/// The image of all of b4r's kernels that the library of [`library`] accepts: a manifest without a fatbin.
+pub fn manifest() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/kernels.manifest"))
 }
 
 /// The image for the library of [`load_planted`].
-pub fn planted_manifest() -> Vec<u8> {
-    image(env!("SOFTGPU_PLANTED_HASH"))
-}
-
-fn image(hash: &str) -> Vec<u8> {
-    format!("b4r-kernels 1\nhash {hash}\ntoolkit none\nkernels\nend\n\0").into_bytes()
+pub fn planted_manifest() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/planted.manifest"))
 }
 
 /// Loads the software GPU with b4r's kernels into this process, once: cudarc then finds it as the driver.
@@ -89,7 +84,9 @@ fn text(name: &CStr) -> String {
 /// Number of kernel launches that this thread executed since [`reset_launches`], replays of graphs included.
 pub fn launches() -> u64 {
     // SAFETY: the library declares it so.
-    unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> u64>(export(c"softgpu_launches"))() }
+    unsafe {
+        std::mem::transmute::<*mut c_void, extern "C" fn() -> u64>(export(c"softgpu_launches"))()
+    }
 }
 
 /// The same by name of kernel.
@@ -104,7 +101,9 @@ pub fn launch_counts() -> BTreeMap<String, u64> {
 /// Sets the counts of this thread to 0.
 pub fn reset_launches() {
     // SAFETY: the library declares it so.
-    unsafe { std::mem::transmute::<*mut c_void, extern "C" fn()>(export(c"softgpu_reset_launches"))() }
+    unsafe {
+        std::mem::transmute::<*mut c_void, extern "C" fn()>(export(c"softgpu_reset_launches"))()
+    }
 }
 
 /// The sentence of this thread's last error; empty when there was none.
@@ -115,7 +114,9 @@ pub fn last_fault() -> String {
 /// Sets the order in which the launches of this thread from now on run threads and blocks.
 pub fn set_seed(seed: u64) {
     // SAFETY: the library declares it so.
-    unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(u64)>(export(c"softgpu_set_seed"))(seed) }
+    unsafe {
+        std::mem::transmute::<*mut c_void, extern "C" fn(u64)>(export(c"softgpu_set_seed"))(seed)
+    }
 }
 
 /// While it lives, allocations of this thread beyond a limit fail.
@@ -139,5 +140,9 @@ impl Drop for MemoryLimit {
 
 fn set_limit(bytes: usize) {
     // SAFETY: the library declares it so.
-    unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(usize)>(export(c"softgpu_limit_memory"))(bytes) }
+    unsafe {
+        std::mem::transmute::<*mut c_void, extern "C" fn(usize)>(export(c"softgpu_limit_memory"))(
+            bytes,
+        )
+    }
 }
