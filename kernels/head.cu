@@ -207,8 +207,10 @@ template <class B> __device__ inline void head_backward_map(const HeadBackwardAr
 using Wide = Lanes<WARP, 4, 128>;
 
 template <class S> __device__ inline void head_forward_rows(const HeadArguments& args) {
-    const int width = args.width, row = blockIdx.x * Wide::GROUPS + Wide::group();
-    const bool valid = row < *args.rows;
+    const int rows = *args.rows, width = args.width, first = blockIdx.x * Wide::GROUPS;
+    if (first >= rows) return;
+    const int row = first + Wide::group();
+    const bool valid = row < rows;
     Run u[Wide::RUNS];
     Wide::load(u, static_cast<const S*>(args.hidden) + static_cast<size_t>(row) * width, width, valid);
     finish_row<S, Wide>(args, row, valid, u);
@@ -240,8 +242,8 @@ KERNEL(head_forward_d256_f32, 128, 2, HeadArguments, head_forward<D256<float>>)
 KERNEL(head_forward_d256_bf16, 128, 2, HeadArguments, head_forward<D256<bf16>>)
 KERNEL(head_forward_map_f32, 128, 2, HeadArguments, head_forward_map<Tiles<float>>)
 KERNEL(head_forward_map_bf16, 128, 2, HeadArguments, head_forward_map<Tiles<bf16>>)
-KERNEL(head_forward_rows_f32, 128, 3, HeadArguments, head_forward_rows<float>)
-KERNEL(head_forward_rows_bf16, 128, 3, HeadArguments, head_forward_rows<bf16>)
+KERNEL(head_forward_rows_f32, 128, 5, HeadArguments, head_forward_rows<float>)
+KERNEL(head_forward_rows_bf16, 128, 5, HeadArguments, head_forward_rows<bf16>)
 
 KERNEL(head_backward_d64_f32, 128, 4, HeadBackwardArguments, head_backward<D64<float>>)
 KERNEL(head_backward_d64_bf16, 128, 4, HeadBackwardArguments, head_backward<D64<bf16>>)
