@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 
@@ -84,7 +85,16 @@ unsigned char* take_pages(size_t bytes, Allocation& allocation) {
     std::memset(memory + bytes, GUARD, static_cast<size_t>(pages + room - (memory + bytes)));
     return memory;
 }
-void give_pages(const Allocation& allocation) { munmap(allocation.map, allocation.map_bytes); }
+// The pages go, the addresses stay taken for a while: what still uses them is seen.
+void give_pages(const Allocation& allocation) {
+    constexpr size_t KEPT = 4096;
+    static auto* freed = new std::deque<Allocation>;
+    mmap(allocation.map, allocation.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    freed->push_back(allocation);
+    if (freed->size() <= KEPT) return;
+    munmap(freed->front().map, freed->front().map_bytes);
+    freed->pop_front();
+}
 
 bool intact(uintptr_t address, const Allocation& allocation) {
     const unsigned char* memory = reinterpret_cast<const unsigned char*>(address);

@@ -6,9 +6,13 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The library with b4r's kernels.
+/// The library with b4r's kernels: the one that SOFTGPU_LIBRARY names, else the one that the build script made.
 pub fn library() -> &'static Path {
-    Path::new(env!("SOFTGPU_KERNELS_LIBRARY"))
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let named = std::env::var_os("SOFTGPU_LIBRARY").filter(|path| !path.is_empty());
+        named.map_or_else(|| env!("SOFTGPU_KERNELS_LIBRARY").into(), PathBuf::from)
+    })
 }
 
 /// The image of all of b4r's kernels that the library of [`library`] accepts: a manifest without a fatbin.
@@ -42,7 +46,7 @@ pub fn load_planted() {
     load_from(Path::new(env!("SOFTGPU_PLANTED_LIBRARY")));
 }
 
-/// Loads a variant, which [`crate::planted_variant`] has built.
+/// Loads a variant, which [`crate::variant`] has built.
 ///
 /// # Panics
 /// As [`load`].
