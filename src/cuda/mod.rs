@@ -4,6 +4,7 @@
 //! Every buffer is allocated before the first step and stays where it is, so that a step is one replay of a
 //! captured graph; what changes from step to step is in the [`step`] block on the device.
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod batch;
@@ -25,5 +26,6 @@ pub mod projection;
 pub mod qkv;
 pub mod rank;
 pub mod step;
+pub mod tiles;
 pub mod weights;
 pub mod workspace;
