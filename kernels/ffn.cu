@@ -21,6 +21,7 @@
 // D <= 256 92 KiB, 255, 1.
 #include "common/activation.cuh"
 #include "common/row_block.cuh"
+#include "common/wide.cuh"
 
 template <class S> struct FfnForward {
     const uint32_t* rows;
@@ -48,226 +49,224 @@ template <class S> struct FfnBackward {
     uint32_t activation;
 };
 
-// A chunk of F in a block of rows: HT blocks of 8 channels a warp; INNER_K is the depth of the tiles of the product
+// A chunk of F in a block of rows, its sums shared by the same warps: INNER_K is the depth of the tiles of the product
 // that makes a chunk, B::K of the one that uses it.
-template <class B, class S> struct Chunk {
-    static constexpr int WIDTH = B::WIDTH == 256 ? 128 : B::WIDTH;
-    static constexpr int HT = WIDTH / 8 / B::WARPS_N;
-    static constexpr int INNER_K = 64 / (B::IS_BF16 ? 1 : 2);
-    static constexpr int OUTER_STEPS = WIDTH / B::K;
-    static constexpr int RUNS = B::M * WIDTH / RUN / B::THREADS;  // of a thread
-    using Rows = Tile<S, B::M, WIDTH>;
+template <class B> struct Chunk {
+    using S = typename B::S;
+    static constexpr int CHANNELS = B::COLUMNS == 256 ? 128 : B::COLUMNS;
+    using Sums = Blocking<S, B::ROWS / (16 * B::MT), B::COLUMNS / (8 * B::NT), B::MT, B::NT * CHANNELS / B::COLUMNS>;
+    static constexpr int INNER_K = 128 / static_cast<int>(sizeof(S));
+    static constexpr int OUTER_STEPS = CHANNELS / B::K;
+    using Held = Tile<S, B::ROWS, CHANNELS>;
 
-    // Row and first channel, within block and chunk, of a thread's run.
-    __device__ static int row(int run) { return (run * B::THREADS + threadIdx.x) / (WIDTH / RUN); }
-    __device__ static int channel(int run) { return (run * B::THREADS + threadIdx.x) % (WIDTH / RUN) * RUN; }
-};
-
-template <class B, class S> union ForwardStage {
-    Tile<S, Chunk<B, S>::WIDTH, Chunk<B, S>::INNER_K> inner;
-    Tile<S, B::WIDTH, B::K> outer;
-};
-template <class B, class S> struct ForwardTiles {
-    typename B::Rows input;
-    typename Chunk<B, S>::Rows hidden;
-    ForwardStage<B, S> stage[2];
-};
-template <class B, class S> union ForwardMemory {
-    ForwardTiles<B, S> tiles;
-    FloatRows<B> sums;
+    // Calls `use(row, channel)` for each of the thread's share of the runs of a chunk.
+    template <class Use> __device__ static void for_each_run(Use use) {
+#pragma unroll
+        for (int i = 0; i < B::ROWS * CHANNELS / RUN / B::THREADS; ++i) {
+            const int index = i * B::THREADS + threadIdx.x;
+            use(index / (CHANNELS / RUN), index % (CHANNELS / RUN) * RUN);
+        }
+    }
 };
 
-template <class B, class S> union BackwardStage {
-    Tile<S, Chunk<B, S>::INNER_K, Chunk<B, S>::WIDTH> outer;
-    Tile<S, B::K, B::WIDTH> inner;
+// Forward: rows of the input, a chunk of u, then of f(u), and tiles of weights on their way.
+template <class B> union ForwardStage {
+    Tile<typename B::S, Chunk<B>::CHANNELS, Chunk<B>::INNER_K> inner;
+    Tile<typename B::S, B::COLUMNS, B::K> outer;
 };
-template <class B, class S> struct BackwardTiles {
-    typename B::Rows d_linear;
-    typename Chunk<B, S>::Rows d_hidden;
-    BackwardStage<B, S> stage[2];
+template <class B> struct ForwardTiles {
+    typename B::Held input;
+    typename Chunk<B>::Held hidden;
+    ForwardStage<B> stage[2];
 };
-template <class B, class S> union BackwardMemory {
-    BackwardTiles<B, S> tiles;
-    FloatRows<B> sums;
-    NormReduction<typename B::L> reduction;
+template <class B> union ForwardMemory {
+    ForwardTiles<B> tiles;
+    typename B::Sums sums;
 };
+
+// Backward: rows of dl, a chunk of the gradient of f(u), then of u, and tiles of weights on their way.
+template <class B> union BackwardStage {
+    Tile<typename B::S, Chunk<B>::INNER_K, Chunk<B>::CHANNELS> outer;
+    Tile<typename B::S, B::K, B::COLUMNS> inner;
+};
+template <class B> struct BackwardTiles {
+    typename B::Held d_linear;
+    typename Chunk<B>::Held d_hidden;
+    BackwardStage<B> stage[2];
+};
+template <class B> union BackwardMemory {
+    BackwardTiles<B> tiles;
+    typename B::Sums sums;
+    NormReduction<typename B::Lanes> reduction;
+};
+
+// Writes a warp's sums of a chunk to its tile, as they are stored. `use(column, x, y)` sees each pair before.
+template <class B, class Use>
+__device__ inline void store_chunk(typename Chunk<B>::Held& tile, typename Chunk<B>::Sums::Sum& sum, Use use) {
+    using Sums = typename Chunk<B>::Sums;
+    for_each_pair(sum, [&](int row, int column, float x, float y) {
+        column += Sums::warp_column();
+        use(column, x, y);
+        store_pair(tile.row(Sums::warp_row() + row) + column, x, y);
+    });
+}
 
 template <class S, int WIDTH> __device__ void ffn_forward(FfnForward<S> args) {
     using B = RowBlock<S, WIDTH>;
-    using C = Chunk<B, S>;
-    auto& memory = *reinterpret_cast<ForwardMemory<B, S>*>(DYNAMIC_SHARED());
+    using C = Chunk<B>;
+    auto& memory = *reinterpret_cast<ForwardMemory<B>*>(DYNAMIC_SHARED());
     auto& tiles = memory.tiles;
     const int width = args.tail.width, inner_width = args.inner_width;
-    const uint32_t count = *args.rows, first = blockIdx.x * B::M;
+    const int count = *args.rows, first = blockIdx.x * B::ROWS;
     if (first >= count) return;
-    const RowRange rows = {first, min(first + B::M, count)};
 
     // Each chunk takes `inner_steps` tiles of W1, then OUTER_STEPS of W2.
+    const Rows<S> inner_weight{args.inner_weight, nullptr, inner_width, width};
+    const Rows<S> outer_weight{args.outer_weight, nullptr, width, inner_width};
     const int inner_steps = ceil_div(width, C::INNER_K), steps = inner_steps + C::OUTER_STEPS;
-    auto start = [&](int index) {
-        const int channel = index / steps * C::WIDTH, step = index % steps;
+    auto load = [&](int index) {
+        const int chunk = index / steps * C::CHANNELS, step = index % steps;
         auto& stage = tiles.stage[index % 2];
-        if (step < inner_steps) {
-            const int k = step * C::INNER_K;
-            copy_tile_async<B::THREADS>(stage.inner, width - k, [&](int row) {
-                return channel + row < inner_width ? row_of(args.inner_weight, channel + row, width) + k : nullptr;
-            });
-        } else {
-            const int k = channel + (step - inner_steps) * B::K;
-            copy_tile_async<B::THREADS>(stage.outer, inner_width - k, [&](int row) {
-                return row < width ? row_of(args.outer_weight, row, inner_width) + k : nullptr;
-            });
-        }
+        if (step < inner_steps)
+            copy_rows_async<B::THREADS>(stage.inner, inner_weight, chunk, step * C::INNER_K);
+        else
+            copy_rows_async<B::THREADS>(stage.outer, outer_weight, 0, chunk + (step - inner_steps) * B::K);
     };
-    // u goes through shared memory: kept in whole runs, activated in place.
-    auto activate = [&](int first_channel) {
+    // u in shared memory is kept, where it is to be, and activated in place.
+    auto activate = [&](int chunk) {
         with_activation<S>(args.activation, [&](auto f) {
-#pragma unroll
-            for (int i = 0; i < C::RUNS; ++i) {
-                const int row = C::row(i), channel = first_channel + C::channel(i);
-                S* at = tiles.hidden.row(row) + C::channel(i);
+            C::for_each_run([&](int row, int channel) {
+                S* at = tiles.hidden.row(row) + channel;
                 Run u = load_run(at);
-                if (args.hidden != nullptr && first + row < rows.end && channel < inner_width)
-                    store_run(row_of(args.hidden, first + row, inner_width) + channel, u);
+                if (args.hidden != nullptr && first + row < count && chunk + channel < inner_width)
+                    store_run(row_of(args.hidden, first + row, inner_width) + chunk + channel, u);
 #pragma unroll
                 for (int e = 0; e < RUN; ++e) u.at[e] = f(u.at[e]).value;
                 store_run(at, u);
-            }
+            });
         });
     };
 
-    float sum[B::MT][B::NT][4], inner[B::MT][C::HT][4];
+    typename B::Sum sum;
+    typename C::Sums::Sum hidden;
     clear(sum);
-    start_rows<B>(tiles.input, args.input, rows, width);
-    start(0);
-    pipeline(ceil_div(inner_width, C::WIDTH) * steps, start, [&](int index) {
-        const int channel = index / steps * C::WIDTH, step = index % steps;
+    copy_rows_async<B::THREADS>(tiles.input, Rows<S>{args.input, nullptr, count, width}, first, 0);
+    pipeline<2>(ceil_div(inner_width, C::CHANNELS) * steps, load, [&](int index) {
+        const int chunk = index / steps * C::CHANNELS, step = index % steps;
         const auto& stage = tiles.stage[index % 2];
         if (step >= inner_steps) {
-            multiply_add<B::K>(sum, along_rows(tiles.hidden, warp_row<B>(), (step - inner_steps) * B::K),
-                               along_rows(stage.outer, warp_column<B, B::NT>()));
+            multiply_add<B::K>(sum, along_rows(tiles.hidden, B::warp_row(), (step - inner_steps) * B::K),
+                               along_rows(stage.outer, B::warp_column()));
             return;
         }
-        if (step == 0) clear(inner);
-        multiply_add<C::INNER_K>(inner, along_rows(tiles.input, warp_row<B>(), step * C::INNER_K),
-                                 along_rows(stage.inner, warp_column<B, C::HT>()));
+        if (step == 0) clear(hidden);
+        multiply_add<C::INNER_K>(hidden, along_rows(tiles.input, B::warp_row(), step * C::INNER_K),
+                                 along_rows(stage.inner, C::Sums::warp_column()));
         if (step < inner_steps - 1) return;
-        // All have done with the chunk before: this step began with a barrier.
-        for_each_pair(inner, [&](int row, int column, float x, float y) {
-            column += warp_column<B, C::HT>();
-            if (channel + column < inner_width) {
-                x += args.inner_bias[channel + column];
-                y += args.inner_bias[channel + column + 1];
-            }
-            store_pair(tiles.hidden.row(warp_row<B>() + row) + column, x, y);
+        // All are through with the chunk before: this step began with a barrier.
+        store_chunk<B>(tiles.hidden, hidden, [&](int column, float& x, float& y) {
+            if (chunk + column >= inner_width) return;
+            x += args.inner_bias[chunk + column];
+            y += args.inner_bias[chunk + column + 1];
         });
         __syncthreads();
-        activate(channel);
+        activate(chunk);
     });
 
-    __syncthreads();
-    store_sums<B>(memory.sums, sum);
+    stage<B>(memory.sums, sum);
     __syncthreads();
     const Step step = *args.step;
-    tail_forward<typename B::L>(args.tail, step, rows, [&](uint32_t row, int channel) {
+    tail_forward<typename B::Lanes>(args.tail, step, {first, min(first + B::ROWS, count)}, [&](int row, int channel) {
         return load_run(memory.sums.row(row - first) + channel);
     });
 }
 
 template <class S, int WIDTH> __device__ void ffn_backward(FfnBackward<S> args) {
     using B = RowBlock<S, WIDTH>;
-    using C = Chunk<B, S>;
-    using L = typename B::L;
-    auto& memory = *reinterpret_cast<BackwardMemory<B, S>*>(DYNAMIC_SHARED());
+    using C = Chunk<B>;
+    using L = typename B::Lanes;
+    auto& memory = *reinterpret_cast<BackwardMemory<B>*>(DYNAMIC_SHARED());
     auto& tiles = memory.tiles;
     const int width = args.tail.width, inner_width = args.inner_width;
-    const RowRange all = part_of_rows(*args.rows, gridDim.x, blockIdx.x, B::M);
+    const Span all = slot_span(*args.rows, gridDim.x, blockIdx.x, B::ROWS);
     const Step dropout_step = *args.step;
     NormSums<L> norm_sums;
     clear(norm_sums);
 
-    // Each chunk takes `outer_steps` tiles of W2, then INNER_STEPS of W1.
+    // Each chunk takes `outer_steps` tiles of W2, then OUTER_STEPS of W1.
+    const Rows<S> inner_weight{args.inner_weight, nullptr, inner_width, width};
+    const Rows<S> outer_weight{args.outer_weight, nullptr, width, inner_width};
     const int outer_steps = ceil_div(width, C::INNER_K), steps = outer_steps + C::OUTER_STEPS;
-    auto start = [&](int index) {
-        const int channel = index / steps * C::WIDTH, step = index % steps;
+    auto load = [&](int index) {
+        const int chunk = index / steps * C::CHANNELS, step = index % steps;
         auto& stage = tiles.stage[index % 2];
-        if (step < outer_steps) {
-            const int k = step * C::INNER_K;
-            copy_tile_async<B::THREADS>(stage.outer, inner_width - channel, [&](int row) {
-                return k + row < width ? row_of(args.outer_weight, k + row, inner_width) + channel : nullptr;
-            });
-        } else {
-            const int k = channel + (step - outer_steps) * B::K;
-            copy_tile_async<B::THREADS>(stage.inner, width, [&](int row) {
-                return k + row < inner_width ? row_of(args.inner_weight, k + row, width) : nullptr;
-            });
-        }
+        if (step < outer_steps)
+            copy_rows_async<B::THREADS>(stage.outer, outer_weight, step * C::INNER_K, chunk);
+        else
+            copy_rows_async<B::THREADS>(stage.inner, inner_weight, chunk + (step - outer_steps) * B::K, 0);
     };
 
-    for (uint32_t first = all.begin; first < all.end; first += B::M) {
-        const RowRange rows = {first, min(first + B::M, all.end)};
-        // The gradient of f's output stands in shared memory; times f'(u) it is kept in whole runs.
-        auto descend = [&](int first_channel) {
+    for (int first = all.first; first < all.end; first += B::ROWS) {
+        const Span rows = {first, min(first + B::ROWS, all.end)};
+        // The gradient of f(u) in shared memory becomes that of u, in place, and is kept.
+        auto descend = [&](int chunk) {
             with_activation<S>(args.activation, [&](auto f) {
-#pragma unroll
-                for (int i = 0; i < C::RUNS; ++i) {
-                    const int row = C::row(i), channel = first_channel + C::channel(i);
-                    const bool inside = first + row < rows.end && channel < inner_width;
-                    const size_t place = static_cast<size_t>(first + row) * inner_width + channel;
+                C::for_each_run([&](int row, int channel) {
+                    const bool inside = first + row < rows.end && chunk + channel < inner_width;
+                    const size_t place = static_cast<size_t>(first + row) * inner_width + chunk + channel;
                     const Run u = load_run_if(inside, args.hidden + place);
-                    S* at = tiles.d_hidden.row(row) + C::channel(i);
+                    S* at = tiles.d_hidden.row(row) + channel;
                     Run d = load_run(at);
 #pragma unroll
                     for (int e = 0; e < RUN; ++e) d.at[e] *= f(u.at[e]).slope;
                     store_run(at, d);
                     if (inside) store_run(args.d_hidden + place, d);
-                }
+                });
             });
         };
 
-        start(0);
-        tail_backward<L>(args.tail, dropout_step, rows, norm_sums, [&](uint32_t row, int channel, const Run& d_linear) {
+        tail_backward<L>(args.tail, dropout_step, rows, norm_sums, [&](int row, int channel, const Run& d_linear) {
             store_run(tiles.d_linear.row(row - first) + channel, d_linear);
         });
-        float sum[B::MT][B::NT][4], inner[B::MT][C::HT][4];
+        typename B::Sum sum;
+        typename C::Sums::Sum d_hidden;
         clear(sum);
-        pipeline(ceil_div(inner_width, C::WIDTH) * steps, start, [&](int index) {
+        pipeline<2>(ceil_div(inner_width, C::CHANNELS) * steps, load, [&](int index) {
             const int step = index % steps;
             const auto& stage = tiles.stage[index % 2];
             if (step >= outer_steps) {
-                multiply_add<B::K>(sum, along_rows(tiles.d_hidden, warp_row<B>(), (step - outer_steps) * B::K),
-                                   along_columns(stage.inner, 0, warp_column<B, B::NT>()));
+                multiply_add<B::K>(sum, along_rows(tiles.d_hidden, B::warp_row(), (step - outer_steps) * B::K),
+                                   along_columns(stage.inner, 0, B::warp_column()));
                 return;
             }
-            if (step == 0) clear(inner);
-            multiply_add<C::INNER_K>(inner, along_rows(tiles.d_linear, warp_row<B>(), step * C::INNER_K),
-                                     along_columns(stage.outer, 0, warp_column<B, C::HT>()));
+            if (step == 0) clear(d_hidden);
+            multiply_add<C::INNER_K>(d_hidden, along_rows(tiles.d_linear, B::warp_row(), step * C::INNER_K),
+                                     along_columns(stage.outer, 0, C::Sums::warp_column()));
             if (step < outer_steps - 1) return;
-            // All have done with the chunk before: this step began with a barrier.
-            for_each_pair(inner, [&](int row, int column, float x, float y) {
-                store_pair(tiles.d_hidden.row(warp_row<B>() + row) + warp_column<B, C::HT>() + column, x, y);
-            });
+            // All are through with the chunk before: this step began with a barrier.
+            store_chunk<B>(tiles.d_hidden, d_hidden, [](int, float&, float&) {});
             __syncthreads();
-            descend(index / steps * C::WIDTH);
+            descend(index / steps * C::CHANNELS);
         });
 
+        stage<B>(memory.sums, sum);
         __syncthreads();
-        store_sums<B>(memory.sums, sum);
-        __syncthreads();
-        for (uint32_t row = first + L::group(); row < rows.end; row += L::GROUPS) {
-            const int channel = L::column(0);
-            if (channel >= width) continue;
+        for_each_held_run<L>(rows, width, [&](int row, int channel) {
             const Run d_input = load_run(memory.sums.row(row - first) + channel);
             S* residual = row_of(args.tail.d_input, row, width) + channel;
             if (args.d_input != nullptr)
                 store_run(row_of(args.d_input, row, width) + channel, d_input);
             else
                 store_run(residual, load_run(residual) + d_input);
-        }
+        });
         __syncthreads();
     }
     assign_norm_part(args.tail, norm_sums, memory.reduction, blockIdx.x);
 }
+
+template <class S> __device__ void ffn_inner_wide(WideForward<S> args) { wide_forward<WideBlock<S>>(args); }
+template <class S> __device__ void ffn_outer_wide(WideForward<S> args) { wide_forward<WideActivatedBlock<S>>(args); }
+template <class S> __device__ void ffn_backward_wide(WideBackward<S> args) { wide_backward<WideBlock<S>>(args); }
 
 KERNEL(ffn_forward_d64_f32, 128, 3, FfnForward<float>, (ffn_forward<float, 64>))
 KERNEL(ffn_forward_d128_f32, 128, 2, FfnForward<float>, (ffn_forward<float, 128>))
@@ -282,3 +281,10 @@ KERNEL(ffn_backward_d256_f32, 256, 1, FfnBackward<float>, (ffn_backward<float, 2
 KERNEL(ffn_backward_d64_bf16, 128, 3, FfnBackward<bf16>, (ffn_backward<bf16, 64>))
 KERNEL(ffn_backward_d128_bf16, 128, 2, FfnBackward<bf16>, (ffn_backward<bf16, 128>))
 KERNEL(ffn_backward_d256_bf16, 256, 1, FfnBackward<bf16>, (ffn_backward<bf16, 256>))
+
+KERNEL(ffn_inner_wide_f32, 128, 2, WideForward<float>, ffn_inner_wide<float>)
+KERNEL(ffn_inner_wide_bf16, 128, 2, WideForward<bf16>, ffn_inner_wide<bf16>)
+KERNEL(ffn_outer_wide_f32, 256, 1, WideForward<float>, ffn_outer_wide<float>)
+KERNEL(ffn_outer_wide_bf16, 256, 1, WideForward<bf16>, ffn_outer_wide<bf16>)
+KERNEL(ffn_backward_wide_f32, 128, 2, WideBackward<float>, ffn_backward_wide<float>)
+KERNEL(ffn_backward_wide_bf16, 128, 2, WideBackward<bf16>, ffn_backward_wide<bf16>)

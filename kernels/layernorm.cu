@@ -35,11 +35,11 @@ template <int WIDTH> constexpr int ROW_THREADS = WIDTH < 1024 ? 256 : 128;
 
 template <class S, int WIDTH> __device__ void layernorm_forward(LayernormForward<S> args) {
     using L = RowLanes<WIDTH, ROW_THREADS<WIDTH>>;
-    constexpr uint32_t ROWS = L::GROUPS * ROWS_AHEAD<S, L>;
-    const uint32_t rows = *args.rows, begin = blockIdx.x * ROWS;
-    if (begin >= rows) return;
+    constexpr int ROWS = L::GROUPS * ROWS_AHEAD<S, L>;
+    const int rows = *args.rows, first = blockIdx.x * ROWS;
+    if (first >= rows) return;
     const Step step = *args.step;
-    tail_forward<L>(args.tail, step, {begin, min(begin + ROWS, rows)}, [&](uint32_t row, int channel) {
+    tail_forward<L>(args.tail, step, {first, min(first + ROWS, rows)}, [&](int row, int channel) {
         return load_run(row_of(args.input, row, args.tail.width) + channel);
     });
 }
@@ -47,11 +47,11 @@ template <class S, int WIDTH> __device__ void layernorm_forward(LayernormForward
 template <class S, int WIDTH> __device__ void layernorm_backward(LayernormBackward<S> args) {
     using L = RowLanes<WIDTH, ROW_THREADS<WIDTH>>;
     STATIC_SHARED(NormReduction<L>, reduction);
-    const RowRange rows = part_of_rows(*args.rows, gridDim.x, blockIdx.x, L::GROUPS);
+    const Span rows = slot_span(*args.rows, gridDim.x, blockIdx.x, L::GROUPS);
     const Step step = *args.step;
     NormSums<L> sums;
     clear(sums);
-    tail_backward<L>(args.tail, step, rows, sums, [](uint32_t, int, const Run&) {});
+    tail_backward<L>(args.tail, step, rows, sums, [](int, int, const Run&) {});
     assign_norm_part(args.tail, sums, reduction, blockIdx.x);
 }
 

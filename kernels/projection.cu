@@ -16,6 +16,7 @@
 // D <= 256 73 KiB, 2. Tiles of 128 rows would halve what L2 delivers and leave one block of D = 256 alone on its
 // multiprocessor.
 #include "common/row_block.cuh"
+#include "common/wide.cuh"
 
 template <class S> struct ProjectionForward {
     const uint32_t* rows;
@@ -33,99 +34,90 @@ template <class S> struct ProjectionBackward {
     TailBackward<S> tail;
 };
 
-template <class B, class S> struct ForwardTiles {
-    typename B::Rows context;
-    Tile<S, B::WIDTH, B::K> weight[2];
+// Two weights' tiles on their way beside the rows that they are multiplied with, then the block's product.
+template <class B> struct ForwardTiles {
+    typename B::Held context;
+    Tile<typename B::S, B::COLUMNS, B::K> weight[2];
 };
-template <class B, class S> union ForwardMemory {
-    ForwardTiles<B, S> tiles;
-    FloatRows<B> sums;
+template <class B> union ForwardMemory {
+    ForwardTiles<B> tiles;
+    typename B::Sums sums;
 };
 
-template <class B, class S> struct BackwardTiles {
-    typename B::Rows d_linear;
-    Tile<S, B::K, B::WIDTH> weight[2];
+template <class B> struct BackwardTiles {
+    typename B::Held d_linear;
+    Tile<typename B::S, B::K, B::COLUMNS> weight[2];
 };
-template <class B, class S> union BackwardMemory {
-    BackwardTiles<B, S> tiles;
-    FloatRows<B> sums;
-    NormReduction<typename B::L> reduction;
+template <class B> union BackwardMemory {
+    BackwardTiles<B> tiles;
+    typename B::Sums sums;
+    NormReduction<typename B::Lanes> reduction;
 };
 
 template <class S, int WIDTH> __device__ void projection_forward(ProjectionForward<S> args) {
     using B = RowBlock<S, WIDTH>;
-    auto& memory = *reinterpret_cast<ForwardMemory<B, S>*>(DYNAMIC_SHARED());
+    auto& memory = *reinterpret_cast<ForwardMemory<B>*>(DYNAMIC_SHARED());
     auto& tiles = memory.tiles;
-    const int width = args.tail.width;
-    const uint32_t count = *args.rows, first = blockIdx.x * B::M;
+    const int width = args.tail.width, count = *args.rows, first = blockIdx.x * B::ROWS;
     if (first >= count) return;
-    const RowRange rows = {first, min(first + B::M, count)};
 
-    auto start = [&](int index) {
-        const int k = index * B::K;
-        copy_tile_async<B::THREADS>(tiles.weight[index % 2], width - k, [&](int row) {
-            return row < width ? row_of(args.weight, row, width) + k : nullptr;
-        });
-    };
-    float sum[B::MT][B::NT][4];
+    const Rows<S> context{args.context, nullptr, count, width}, weight{args.weight, nullptr, width, width};
+    typename B::Sum sum;
     clear(sum);
-    start_rows<B>(tiles.context, args.context, rows, width);
-    start(0);
-    pipeline(ceil_div(width, B::K), start, [&](int index) {
-        multiply_add<B::K>(sum, along_rows(tiles.context, warp_row<B>(), index * B::K),
-                           along_rows(tiles.weight[index % 2], warp_column<B, B::NT>()));
-    });
-
-    __syncthreads();
-    store_sums<B>(memory.sums, sum);
+    copy_rows_async<B::THREADS>(tiles.context, context, first, 0);
+    pipeline<2>(
+        ceil_div(width, B::K),
+        [&](int c) { copy_rows_async<B::THREADS>(tiles.weight[c % 2], weight, 0, c * B::K); },
+        [&](int c) {
+            multiply_add<B::K>(sum, along_rows(tiles.context, B::warp_row(), c * B::K),
+                               along_rows(tiles.weight[c % 2], B::warp_column()));
+        });
+    stage<B>(memory.sums, sum);
     __syncthreads();
     const Step step = *args.step;
-    tail_forward<typename B::L>(args.tail, step, rows, [&](uint32_t row, int channel) {
+    tail_forward<typename B::Lanes>(args.tail, step, {first, min(first + B::ROWS, count)}, [&](int row, int channel) {
         return load_run(memory.sums.row(row - first) + channel);
     });
 }
 
 template <class S, int WIDTH> __device__ void projection_backward(ProjectionBackward<S> args) {
     using B = RowBlock<S, WIDTH>;
-    using L = typename B::L;
-    auto& memory = *reinterpret_cast<BackwardMemory<B, S>*>(DYNAMIC_SHARED());
+    using L = typename B::Lanes;
+    auto& memory = *reinterpret_cast<BackwardMemory<B>*>(DYNAMIC_SHARED());
     auto& tiles = memory.tiles;
     const int width = args.tail.width;
-    const RowRange all = part_of_rows(*args.rows, gridDim.x, blockIdx.x, B::M);
+    const Rows<S> weight{args.weight, nullptr, width, width};
+    const Span all = slot_span(*args.rows, gridDim.x, blockIdx.x, B::ROWS);
     const Step step = *args.step;
     NormSums<L> norm_sums;
     clear(norm_sums);
 
-    for (uint32_t first = all.begin; first < all.end; first += B::M) {
-        const RowRange rows = {first, min(first + B::M, all.end)};
-        auto start = [&](int index) {
-            const int k = index * B::K;
-            copy_tile_async<B::THREADS>(tiles.weight[index % 2], width, [&](int row) {
-                return k + row < width ? row_of(args.weight, k + row, width) : nullptr;
-            });
-        };
-        start(0);
-        tail_backward<L>(args.tail, step, rows, norm_sums, [&](uint32_t row, int channel, const Run& d_linear) {
+    for (int first = all.first; first < all.end; first += B::ROWS) {
+        const Span rows = {first, min(first + B::ROWS, all.end)};
+        tail_backward<L>(args.tail, step, rows, norm_sums, [&](int row, int channel, const Run& d_linear) {
             store_run(tiles.d_linear.row(row - first) + channel, d_linear);
         });
-        float sum[B::MT][B::NT][4];
+        typename B::Sum sum;
         clear(sum);
-        pipeline(ceil_div(width, B::K), start, [&](int index) {
-            multiply_add<B::K>(sum, along_rows(tiles.d_linear, warp_row<B>(), index * B::K),
-                               along_columns(tiles.weight[index % 2], 0, warp_column<B, B::NT>()));
+        pipeline<2>(
+            ceil_div(width, B::K),
+            [&](int c) { copy_rows_async<B::THREADS>(tiles.weight[c % 2], weight, c * B::K, 0); },
+            [&](int c) {
+                multiply_add<B::K>(sum, along_rows(tiles.d_linear, B::warp_row(), c * B::K),
+                                   along_columns(tiles.weight[c % 2], 0, B::warp_column()));
+            });
+        stage<B>(memory.sums, sum);
+        __syncthreads();
+        for_each_held_run<L>(rows, width, [&](int row, int channel) {
+            store_run(row_of(args.d_context, row, width) + channel, load_run(memory.sums.row(row - first) + channel));
         });
-
-        __syncthreads();
-        store_sums<B>(memory.sums, sum);
-        __syncthreads();
-        for (uint32_t row = first + L::group(); row < rows.end; row += L::GROUPS)
-            if (L::column(0) < width)
-                store_run(row_of(args.d_context, row, width) + L::column(0),
-                          load_run(memory.sums.row(row - first) + L::column(0)));
         __syncthreads();
     }
     assign_norm_part(args.tail, norm_sums, memory.reduction, blockIdx.x);
 }
+
+template <class S> __device__ void projection_forward_wide(WideForward<S> args) { wide_forward<WideBlock<S>>(args); }
+template <class S> __device__ void projection_backward_wide(WideBackward<S> args) { wide_backward<WideBlock<S>>(args); }
 
 KERNEL(projection_forward_d64_f32, 128, 4, ProjectionForward<float>, (projection_forward<float, 64>))
 KERNEL(projection_forward_d128_f32, 128, 3, ProjectionForward<float>, (projection_forward<float, 128>))
@@ -140,3 +132,8 @@ KERNEL(projection_backward_d256_f32, 256, 2, ProjectionBackward<float>, (project
 KERNEL(projection_backward_d64_bf16, 128, 4, ProjectionBackward<bf16>, (projection_backward<bf16, 64>))
 KERNEL(projection_backward_d128_bf16, 128, 3, ProjectionBackward<bf16>, (projection_backward<bf16, 128>))
 KERNEL(projection_backward_d256_bf16, 256, 2, ProjectionBackward<bf16>, (projection_backward<bf16, 256>))
+
+KERNEL(projection_forward_wide_f32, 128, 2, WideForward<float>, projection_forward_wide<float>)
+KERNEL(projection_forward_wide_bf16, 128, 2, WideForward<bf16>, projection_forward_wide<bf16>)
+KERNEL(projection_backward_wide_f32, 128, 2, WideBackward<float>, projection_backward_wide<float>)
+KERNEL(projection_backward_wide_bf16, 128, 2, WideBackward<bf16>, projection_backward_wide<bf16>)

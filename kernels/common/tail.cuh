@@ -3,6 +3,7 @@
 #pragma once
 #include "dropout.cuh"
 #include "row_norm.cuh"
+#include "slots.cuh"
 
 // output = LN(residual + dropout(x + bias)) for rows x that come from somewhere. Mirrored by src/cuda/tail.rs.
 template <class S> struct TailForward {
@@ -40,19 +41,6 @@ template <class S> struct TailBackward {
     uint32_t width;
 };
 
-// A range of rows.
-struct RowRange {
-    uint32_t begin, end;
-};
-
-// The rows of a block that works on one part of all rows: an equal share, rounded up to whole tiles, so that it
-// depends on nothing but the batch and the number of parts.
-__device__ inline RowRange part_of_rows(uint32_t rows, uint32_t parts, uint32_t part, uint32_t tile) {
-    const uint32_t share = ((rows + parts - 1) / parts + tile - 1) / tile * tile;
-    const uint32_t begin = min(part * share, rows);
-    return {begin, min(begin + share, rows)};
-}
-
 // How a block of THREADS holds rows of up to WIDTH channels.
 template <int WIDTH, int THREADS>
 using RowLanes = Lanes<(WIDTH / RUN < WARP ? WIDTH / RUN : WARP), (WIDTH / RUN < WARP ? 1 : WIDTH / RUN / WARP), THREADS>;
@@ -74,21 +62,21 @@ __device__ inline Run operator+(Run a, const Run& b) {
 
 // Works on `rows`; all threads of the block call it. `source(row, channel)` is the run of x from `channel` on.
 template <class L, class S, class Source>
-__device__ inline void tail_forward(const TailForward<S>& tail, const Step& step, RowRange rows, Source source) {
+__device__ inline void tail_forward(const TailForward<S>& tail, const Step& step, Span rows, Source source) {
     constexpr int AHEAD = ROWS_AHEAD<S, L>;
     const int width = tail.width;
-    for (uint32_t base = rows.begin; base < rows.end; base += L::GROUPS * AHEAD) {
+    for (int base = rows.first; base < rows.end; base += L::GROUPS * AHEAD) {
         Run residual[AHEAD][L::RUNS];
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
-            const uint32_t row = base + a * L::GROUPS + L::group();
+            const int row = base + a * L::GROUPS + L::group();
             const bool valid = tail.residual != nullptr && row < rows.end;
             const uint32_t from = valid && tail.residual_tokens != nullptr ? tail.residual_tokens[row] : row;
             L::load(residual[a], row_of(tail.residual, from, width), width, valid);
         }
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
-            const uint32_t row = base + a * L::GROUPS + L::group();
+            const int row = base + a * L::GROUPS + L::group();
             const bool valid = row < rows.end;
             const uint32_t token = valid && tail.tokens != nullptr ? tail.tokens[row] : row;
             Run x[L::RUNS];
@@ -116,17 +104,17 @@ __device__ inline void tail_forward(const TailForward<S>& tail, const Step& step
 // Works on `rows`, adding them to `sums`; all threads of the block call it. `sink(row, channel, run)` gets
 // d_linear, or zeros for the rows up to the next multiple of GROUPS * ROWS_AHEAD and channels up to COLUMNS.
 template <class L, class S, class Sink>
-__device__ inline void tail_backward(const TailBackward<S>& tail, const Step& step, RowRange rows, NormSums<L>& sums,
+__device__ inline void tail_backward(const TailBackward<S>& tail, const Step& step, Span rows, NormSums<L>& sums,
                                      Sink sink) {
     constexpr int AHEAD = ROWS_AHEAD<S, L> / 2 + ROWS_AHEAD<S, L> % 2;
     const int width = tail.width;
     const bool has_norm = tail.gamma != nullptr;
-    for (uint32_t base = rows.begin; base < rows.end; base += L::GROUPS * AHEAD) {
+    for (int base = rows.first; base < rows.end; base += L::GROUPS * AHEAD) {
         Run d[AHEAD][L::RUNS], n[AHEAD][L::RUNS];
         float rstd[AHEAD];
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
-            const uint32_t row = base + a * L::GROUPS + L::group();
+            const int row = base + a * L::GROUPS + L::group();
             const bool valid = row < rows.end;
             L::load(d[a], row_of(tail.d_output, row, width), width, valid);
             L::load(n[a], row_of(tail.normalized, row, width), width, valid && has_norm);
@@ -134,7 +122,7 @@ __device__ inline void tail_backward(const TailBackward<S>& tail, const Step& st
         }
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
-            const uint32_t row = base + a * L::GROUPS + L::group();
+            const int row = base + a * L::GROUPS + L::group();
             const bool valid = row < rows.end;
             if (has_norm) normalize_backward<L>(d[a], n[a], width, tail.gamma, rstd[a], sums);
             const uint32_t token = valid && tail.tokens != nullptr ? tail.tokens[row] : row;
