@@ -252,12 +252,10 @@ template <class S, int WIDTH> __device__ void ffn_backward(FfnBackward<S> args) 
         stage<B>(memory.sums, sum);
         __syncthreads();
         for_each_held_run<L>(rows, width, [&](int row, int channel) {
-            const Run d_input = load_run(memory.sums.row(row - first) + channel);
-            S* residual = row_of(args.tail.d_input, row, width) + channel;
-            if (args.d_input != nullptr)
-                store_run(row_of(args.d_input, row, width) + channel, d_input);
-            else
-                store_run(residual, load_run(residual) + d_input);
+            Run d_input = load_run(memory.sums.row(row - first) + channel);
+            S* to = row_of(args.d_input != nullptr ? args.d_input : args.tail.d_input, row, width) + channel;
+            if (args.d_input == nullptr) d_input += load_run(to);
+            store_run(to, d_input);
         });
         __syncthreads();
     }

@@ -36,16 +36,9 @@ struct QkvArguments {
     uint32_t unused;
 };
 
-constexpr int QKV_STAGES = 2;
-
-template <class B, class Side> union QkvShared {
-    Stages<B, Side, QKV_STAGES> stages;
-    Patches<B> patches;
-};
-
 template <class B> __device__ inline void qkv_forward(const QkvArguments& args) {
     using S = typename B::S;
-    using Shared = QkvShared<B, AcrossOutputs>;
+    using Shared = LinearTileShared<B, AcrossOutputs>;
     Shared& shared = *reinterpret_cast<Shared*>(DYNAMIC_SHARED());
     const int width = args.width;
     const int query_tiles = ceil_div(width, B::COLUMNS);
@@ -59,24 +52,13 @@ template <class B> __device__ inline void qkv_forward(const QkvArguments& args) 
     const Rows<S> input{static_cast<const S*>(args.x), query ? args.index : nullptr, rows, width};
     const void* weight_at = query ? args.query_weight : args.key_value_weight;
     const Weight<S> weight{static_cast<const S*>(weight_at), outputs, width};
-    typename B::Sum sum;
-    clear(sum);
-    linear_product<B>(sum, shared.stages, input, weight, row, column);
-
     const float* bias = query ? args.query_bias : args.key_value_bias;
-    S* output = static_cast<S*>(query ? args.q : args.kv);
-    for_each_run<B>(sum, shared.patches, [&](int i, int j, Run run) {
-        if (row + i >= rows || column + j >= outputs) return;
-        const Run shift = load_run(bias + column + j);
-#pragma unroll
-        for (int k = 0; k < RUN; ++k) run.at[k] += shift.at[k];
-        store_run(output + static_cast<size_t>(row + i) * outputs + column + j, run);
-    });
+    linear_tile<B>(shared, input, weight, bias, static_cast<S*>(query ? args.q : args.kv), row, column);
 }
 
 template <class B> __device__ inline void qkv_backward(const QkvArguments& args) {
     using S = typename B::S;
-    using Shared = QkvShared<B, AcrossInputs>;
+    using Shared = LinearTileShared<B, AcrossInputs>;
     Shared& shared = *reinterpret_cast<Shared*>(DYNAMIC_SHARED());
     const int width = args.width;
     const int tokens = *args.tokens;
@@ -102,9 +84,7 @@ template <class B> __device__ inline void qkv_backward(const QkvArguments& args)
     for_each_run<B>(sum, shared.patches, [&](int i, int j, Run run) {
         if (row + i >= tokens || column + j >= width) return;
         const S* added = residual.at == nullptr ? nullptr : residual.row(row + i);
-        const Run shift = load_run_if(added != nullptr, added + column + j);
-#pragma unroll
-        for (int k = 0; k < RUN; ++k) run.at[k] += shift.at[k];
+        if (added != nullptr) run += load_run(added + column + j);
         store_run(d_x + static_cast<size_t>(row + i) * width + column + j, run);
     });
 }

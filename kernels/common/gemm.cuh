@@ -22,9 +22,10 @@ template <class S_, int DOWN, int ACROSS, int MT_, int NT_> struct Blocking {
 
 // Multiplies chunks 0 to `chunks` - 1 in order: `load(c)` starts the copies of chunk c to stage c % STAGES,
 // STAGES - 1 chunks ahead of `multiply(c)`, which finds them there. What all threads wrote to shared memory
-// before is visible to `multiply`; at the end all stages may be used anew.
-template <int STAGES, class Load, class Multiply>
-__device__ inline void pipeline(int chunks, Load load, Multiply multiply) {
+// before is visible to `multiply`; at the end all stages may be used anew. `arrived(c)` comes in between, when a
+// thread sees what it copied itself of chunk c and nobody reads it yet.
+template <int STAGES, class Load, class Arrived, class Multiply>
+__device__ inline void pipeline(int chunks, Load load, Arrived arrived, Multiply multiply) {
 #pragma unroll
     for (int c = 0; c < STAGES - 1; ++c) {
         if (c < chunks) load(c);
@@ -32,6 +33,7 @@ __device__ inline void pipeline(int chunks, Load load, Multiply multiply) {
     }
     for (int c = 0; c < chunks; ++c) {
         copy_async_wait<STAGES - 2>();
+        arrived(c);
         // Now all threads have this chunk, and are through with the one before, whose stage is filled next.
         __syncthreads();
         if (c + STAGES - 1 < chunks) load(c + STAGES - 1);
@@ -40,6 +42,11 @@ __device__ inline void pipeline(int chunks, Load load, Multiply multiply) {
     }
     copy_async_wait<0>();
     __syncthreads();
+}
+
+template <int STAGES, class Load, class Multiply>
+__device__ inline void pipeline(int chunks, Load load, Multiply multiply) {
+    pipeline<STAGES>(chunks, load, [](int) {}, multiply);
 }
 
 constexpr uint32_t NO_ROW = 0xffffffffu;
@@ -79,6 +86,7 @@ template <class S> struct Weight {
 
 // Of y = x W^T: the product's columns are outputs, its inner dimension runs over inputs.
 struct AcrossOutputs {
+    template <class S> static __device__ int columns(const Weight<S>& weight) { return weight.outputs; }
     template <class B> using Chunk = Tile<typename B::S, B::COLUMNS, B::CHUNK>;
 
     template <class B>
@@ -92,6 +100,7 @@ struct AcrossOutputs {
 
 // Of dx = dy W: the product's columns are inputs, its inner dimension runs over outputs.
 struct AcrossInputs {
+    template <class S> static __device__ int columns(const Weight<S>& weight) { return weight.inputs; }
     template <class B> using Chunk = Tile<typename B::S, B::CHUNK, B::COLUMNS>;
 
     template <class B>
@@ -199,4 +208,27 @@ __device__ inline void for_each_run(const typename B::Sum& sum, Patches<B>& patc
             use(B::warp_row() + 16 * i + row, B::warp_column() + column, load_run(patch + row * Patches<B>::STRIDE + column));
         __syncwarp();
     }
+}
+
+// What linear_tile needs of shared memory.
+template <class B, class Side> union LinearTileShared {
+    Stages<B, Side, 2> stages;
+    Patches<B> patches;
+};
+
+// A tile of a linear map by itself: output = x W^T (AcrossOutputs) or dy W (AcrossInputs), plus a bias unless that is
+// null, for the rows and columns from (row, column) on that exist.
+template <class B, class Side>
+__device__ inline void linear_tile(LinearTileShared<B, Side>& shared, const Rows<typename B::S>& left,
+                                   const Weight<typename B::S>& weight, const float* bias, typename B::S* output,
+                                   int row, int column) {
+    typename B::Sum sum;
+    clear(sum);
+    linear_product<B>(sum, shared.stages, left, weight, row, column);
+    const int rows = left.rows - row, columns = Side::columns(weight) - column, width = Side::columns(weight);
+    for_each_run<B>(sum, shared.patches, [&](int i, int j, Run run) {
+        if (i >= rows || j >= columns) return;
+        if (bias != nullptr) run += load_run(bias + column + j);
+        store_run(output + static_cast<size_t>(row + i) * width + column + j, run);
+    });
 }

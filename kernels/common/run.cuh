@@ -8,6 +8,10 @@ constexpr int RUN = 8;
 
 struct Run {
     float at[RUN];
+    __device__ void operator+=(const Run& other) {
+#pragma unroll
+        for (int i = 0; i < RUN; ++i) at[i] += other.at[i];
+    }
 };
 
 // Reads or writes a run by 16-byte accesses, one in bf16, two in float.

@@ -54,12 +54,6 @@ template <class S> __device__ inline S* row_of(S* matrix, uint32_t row, uint32_t
     return matrix + static_cast<size_t>(row) * width;
 }
 
-__device__ inline Run operator+(Run a, const Run& b) {
-#pragma unroll
-    for (int i = 0; i < RUN; ++i) a.at[i] += b.at[i];
-    return a;
-}
-
 // Works on `rows`; all threads of the block call it. `source(row, channel)` is the run of x from `channel` on.
 template <class L, class S, class Source>
 __device__ inline void tail_forward(const TailForward<S>& tail, const Step& step, Span rows, Source source) {
@@ -86,15 +80,18 @@ __device__ inline void tail_forward(const TailForward<S>& tail, const Step& step
                 x[r] = Run{};
                 if (!valid || channel >= width) continue;
                 x[r] = source(row, channel);
-                if (tail.bias != nullptr) x[r] = x[r] + load_run(tail.bias + channel);
+                if (tail.bias != nullptr) x[r] += load_run(tail.bias + channel);
                 if (tail.dropout.rate.threshold > 0) drop_run(x[r], step, tail.dropout, token, width, channel);
-                x[r] = x[r] + residual[a][r];
+                x[r] += residual[a][r];
             }
             if (tail.gamma != nullptr) {
                 const float rstd = normalize<L>(x, width, tail.epsilon);
                 L::store(row_of(tail.normalized, row, width), x, width, valid);
                 if (valid && L::column(0) == 0) tail.rstd[row] = rstd;
-                scale_and_shift<L>(x, width, tail.gamma, tail.beta);
+                Run gamma[L::RUNS], beta[L::RUNS];
+                L::load(gamma, tail.gamma, width, true);
+                L::load(beta, tail.beta, width, true);
+                scale_and_shift<L>(x, gamma, beta);
             }
             L::store(row_of(tail.output, row, width), x, width, valid);
         }
@@ -124,7 +121,11 @@ __device__ inline void tail_backward(const TailBackward<S>& tail, const Step& st
         for (int a = 0; a < AHEAD; ++a) {
             const int row = base + a * L::GROUPS + L::group();
             const bool valid = row < rows.end;
-            if (has_norm) normalize_backward<L>(d[a], n[a], width, tail.gamma, rstd[a], sums);
+            if (has_norm) {
+                Run gamma[L::RUNS];
+                L::load(gamma, tail.gamma, width, true);
+                normalize_backward<L>(d[a], n[a], width, gamma, rstd[a], sums);
+            }
             const uint32_t token = valid && tail.tokens != nullptr ? tail.tokens[row] : row;
             const uint32_t from = valid && tail.residual_rows != nullptr ? tail.residual_rows[row] : row;
             const bool has_residual = valid && tail.residual != nullptr && from != ~0u;
@@ -138,8 +139,8 @@ __device__ inline void tail_backward(const TailBackward<S>& tail, const Step& st
                 sink(row, channel, linear);
                 if (!inside) continue;
                 if (tail.d_linear != nullptr) store_run(row_of(tail.d_linear, row, width) + channel, linear);
-                const S* residual = row_of(tail.residual, from, width) + channel;
-                store_run(row_of(tail.d_input, row, width) + channel, d[a][r] + load_run_if(has_residual, residual));
+                if (has_residual) d[a][r] += load_run(row_of(tail.residual, from, width) + channel);
+                store_run(row_of(tail.d_input, row, width) + channel, d[a][r]);
             }
         }
     }

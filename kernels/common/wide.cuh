@@ -35,19 +35,29 @@ template <class S> struct WideBackward {
     uint32_t unused;
 };
 
-template <class B, class Side> union WideMemory {
-    Stages<B, Side, 2> stages;
-    Patches<B> patches;
-};
-
 // Warps of 64 x 64 make tiles of 128 x 128 where rows are taken as they are.
 template <class S> using WideBlock = Blocking<S, 2, 2, 4, 8>;
 // Where an activation is applied to each row on its way, again for each tile of columns, tiles are 64 x 256.
 template <class S> using WideActivatedBlock = Blocking<S, 2, 4, 2, 8>;
 
+// Applies `f` in place to the packs that copy_tile_async had this thread copy.
+template <class B, class F>
+__device__ inline void activate_copied(Tile<typename B::S, B::ROWS, B::CHUNK>& tile, F f) {
+    using S = typename B::S;
+    constexpr int PACK = Pack<S>::COUNT, PACKS = B::CHUNK / PACK;
+#pragma unroll
+    for (int index = threadIdx.x; index < B::ROWS * PACKS; index += B::THREADS) {
+        S* at = tile.row(index / PACKS) + index % PACKS * PACK;
+        Pack<S> pack = load_pack(at);
+#pragma unroll
+        for (int i = 0; i < PACK; ++i) pack.at[i] = from_float<S>(f(to_float(pack.at[i])).value);
+        store_pack(at, pack);
+    }
+}
+
 template <class B> __device__ inline void wide_forward(const WideForward<typename B::S>& args) {
     using S = typename B::S;
-    auto& memory = *reinterpret_cast<WideMemory<B, AcrossOutputs>*>(DYNAMIC_SHARED());
+    auto& memory = *reinterpret_cast<LinearTileShared<B, AcrossOutputs>*>(DYNAMIC_SHARED());
     auto& stages = memory.stages;
     const int rows = *args.rows, inputs = args.inputs, outputs = args.outputs;
     const int first = blockIdx.y * B::ROWS, column = blockIdx.x * B::COLUMNS;
@@ -63,33 +73,23 @@ template <class B> __device__ inline void wide_forward(const WideForward<typenam
             copy_rows_async<B::THREADS>(stages.left[c % 2], input, first, c * B::CHUNK);
             AcrossOutputs::copy<B>(stages.right[c % 2], weight, column, c * B::CHUNK);
         },
+        // What a thread copied itself is there for it before the barrier: it activates just that.
+        [&](int c) { with_activation<S>(args.activation, [&](auto f) { activate_copied<B>(stages.left[c % 2], f); }); },
         [&](int c) {
-            auto& left = stages.left[c % 2];
-            if (args.activation != NO_ACTIVATION) {
-                with_activation<S>(args.activation, [&](auto f) {
-                    for (int i = threadIdx.x; i < B::ROWS * B::CHUNK / RUN; i += B::THREADS) {
-                        S* at = left.row(i / (B::CHUNK / RUN)) + i % (B::CHUNK / RUN) * RUN;
-                        Run u = load_run(at);
-#pragma unroll
-                        for (int e = 0; e < RUN; ++e) u.at[e] = f(u.at[e]).value;
-                        store_run(at, u);
-                    }
-                });
-                __syncthreads();
-            }
-            multiply_add<B::CHUNK>(sum, along_rows(left, B::warp_row()),
+            multiply_add<B::CHUNK>(sum, along_rows(stages.left[c % 2], B::warp_row()),
                                    along_rows(stages.right[c % 2], B::warp_column()));
         });
 
-    for_each_run<B>(sum, memory.patches, [&](int i, int j, const Run& run) {
+    for_each_run<B>(sum, memory.patches, [&](int i, int j, Run run) {
         if (first + i >= rows || column + j >= outputs) return;
-        store_run(row_of(args.output, first + i, outputs) + column + j, run + load_run(args.bias + column + j));
+        run += load_run(args.bias + column + j);
+        store_run(row_of(args.output, first + i, outputs) + column + j, run);
     });
 }
 
 template <class B> __device__ inline void wide_backward(const WideBackward<typename B::S>& args) {
     using S = typename B::S;
-    auto& memory = *reinterpret_cast<WideMemory<B, AcrossInputs>*>(DYNAMIC_SHARED());
+    auto& memory = *reinterpret_cast<LinearTileShared<B, AcrossInputs>*>(DYNAMIC_SHARED());
     const int rows = *args.rows, inputs = args.inputs, outputs = args.outputs;
     const int first = blockIdx.y * B::ROWS, column = blockIdx.x * B::COLUMNS;
     if (first >= rows) return;
@@ -109,6 +109,7 @@ template <class B> __device__ inline void wide_backward(const WideBackward<typen
                 for (int e = 0; e < RUN; ++e) run.at[e] *= f(u.at[e]).slope;
             });
         }
-        store_run(args.d_input + place, run + load_run_if(args.residual != nullptr, args.residual + place));
+        if (args.residual != nullptr) run += load_run(args.residual + place);
+        store_run(args.d_input + place, run);
     });
 }
