@@ -111,6 +111,20 @@ __device__ inline void store_chunk(typename Chunk<B>::Held& tile, typename Chunk
     });
 }
 
+// What src/cuda/ffn.rs asks for; float needs a little less.
+static_assert(sizeof(ForwardMemory<RowBlock<bf16, 64>>) == 36864);
+static_assert(sizeof(ForwardMemory<RowBlock<bf16, 128>>) == 71680);
+static_assert(sizeof(ForwardMemory<RowBlock<bf16, 256>>) == 92160);
+static_assert(sizeof(ForwardMemory<RowBlock<float, 64>>) <= 36864);
+static_assert(sizeof(ForwardMemory<RowBlock<float, 128>>) <= 71680);
+static_assert(sizeof(ForwardMemory<RowBlock<float, 256>>) <= 92160);
+static_assert(sizeof(BackwardMemory<RowBlock<bf16, 64>>) == 36864);
+static_assert(sizeof(BackwardMemory<RowBlock<bf16, 128>>) == 69632);
+static_assert(sizeof(BackwardMemory<RowBlock<bf16, 256>>) == 86016);
+static_assert(sizeof(BackwardMemory<RowBlock<float, 64>>) <= 36864);
+static_assert(sizeof(BackwardMemory<RowBlock<float, 128>>) <= 69632);
+static_assert(sizeof(BackwardMemory<RowBlock<float, 256>>) <= 86016);
+
 template <class S, int WIDTH> __device__ void ffn_forward(FfnForward<S> args) {
     using B = RowBlock<S, WIDTH>;
     using C = Chunk<B>;
@@ -262,9 +276,9 @@ template <class S, int WIDTH> __device__ void ffn_backward(FfnBackward<S> args) 
     assign_norm_part(args.tail, norm_sums, memory.reduction, blockIdx.x);
 }
 
-template <class S> __device__ void ffn_inner_wide(WideForward<S> args) { wide_forward<WideBlock<S>>(args); }
-template <class S> __device__ void ffn_outer_wide(WideForward<S> args) { wide_forward<WideActivatedBlock<S>>(args); }
-template <class S> __device__ void ffn_backward_wide(WideBackward<S> args) { wide_backward<WideBlock<S>>(args); }
+template <class S> __device__ void ffn_inner_wide(WideForward<S> args) { wide_forward(args); }
+template <class S> __device__ void ffn_outer_wide(WideForward<S> args) { wide_activated_forward(args); }
+template <class S> __device__ void ffn_backward_wide(WideBackward<S> args) { wide_backward(args); }
 
 KERNEL(ffn_forward_d64_f32, 128, 3, FfnForward<float>, (ffn_forward<float, 64>))
 KERNEL(ffn_forward_d128_f32, 128, 2, FfnForward<float>, (ffn_forward<float, 128>))

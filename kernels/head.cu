@@ -63,8 +63,7 @@ struct HeadBackwardArguments {
 
 // From u in registers to all that is kept of its row.
 template <class S, class L>
-__device__ inline void finish_row(const HeadArguments& args, int row, bool valid, const Run (&gamma)[L::RUNS],
-                                  const Run (&beta)[L::RUNS], Run (&u)[L::RUNS]) {
+__device__ inline void finish_row(const HeadArguments& args, int row, bool valid, Run (&u)[L::RUNS]) {
     const int width = args.width;
     const size_t first = static_cast<size_t>(row) * width;
     const Gelu<S> gelu;
@@ -75,20 +74,20 @@ __device__ inline void finish_row(const HeadArguments& args, int row, bool valid
     const float rstd = normalize<L>(u, width, args.epsilon);
     L::store(static_cast<S*>(args.normalized) + first, u, width, valid);
     if (valid && L::column(0) == 0) args.rstd[row] = rstd;
-    scale_and_shift<L>(u, gamma, beta);
+    scale_and_shift<L>(u, width, args.gamma, args.beta);
     L::store(static_cast<S*>(args.output) + first, u, width, valid);
 }
 
 // From dy in memory to du, in memory and in registers; zeros where the row does not exist.
 template <class S, class L>
-__device__ inline void row_backward(const HeadBackwardArguments& args, int row, bool valid, const Run (&gamma)[L::RUNS],
-                                    NormSums<L>& sums, Run (&du)[L::RUNS]) {
+__device__ inline void row_backward(const HeadBackwardArguments& args, int row, bool valid, NormSums<L>& sums,
+                                    Run (&du)[L::RUNS]) {
     const int width = args.width;
     const size_t first = static_cast<size_t>(row) * width;
     Run other[L::RUNS];
     L::load(du, static_cast<const S*>(args.d_output) + first, width, valid);
     L::load(other, static_cast<const S*>(args.normalized) + first, width, valid);
-    normalize_backward<L>(du, other, width, gamma, valid ? args.rstd[row] : 0.0f, sums);
+    normalize_backward<L>(du, other, width, args.gamma, valid ? args.rstd[row] : 0.0f, sums);
     L::load(other, static_cast<const S*>(args.hidden) + first, width, valid);
     const Gelu<S> gelu;
 #pragma unroll
@@ -140,17 +139,15 @@ template <class F> __device__ inline void head_forward(const HeadArguments& args
     stage<B>(shared.product, sum);
     __syncthreads();
 
-    Run bias[1], gamma[1], beta[1];
+    Run bias[1];
     L::load(bias, args.bias, width, true);
-    L::load(gamma, args.gamma, width, true);
-    L::load(beta, args.beta, width, true);
     for (int i = L::group(); i < F::ROWS; i += L::GROUPS) {
         const int row = first + i;
         const bool valid = row < rows;
         Run u[1] = {load_run(shared.product.row(i) + L::column(0))};
         u[0] += bias[0];
         L::store(static_cast<S*>(args.hidden) + static_cast<size_t>(row) * width, u, width, valid);
-        finish_row<S, L>(args, row, valid, gamma, beta, u);
+        finish_row<S, L>(args, row, valid, u);
     }
 }
 
@@ -162,14 +159,12 @@ template <class F> __device__ inline void head_backward(const HeadBackwardArgume
     const int width = args.width;
     const Span span = slot_span(*args.rows, args.slots, blockIdx.x, F::ROWS);
     const Weight<S> weight{static_cast<const S*>(args.weight), width, width};
-    Run gamma[1];
-    L::load(gamma, args.gamma, width, true);
     NormSums<L> sums;
     clear(sums);
     for (int first = span.first; first < span.end; first += F::ROWS) {
         for (int i = L::group(); i < F::ROWS; i += L::GROUPS) {
             Run du[1];
-            row_backward<S, L>(args, first + i, first + i < span.end, gamma, sums, du);
+            row_backward<S, L>(args, first + i, first + i < span.end, sums, du);
             store_run(shared.d_hidden.row(i) + L::column(0), du[0]);
         }
         typename B::Sum sum;
@@ -212,25 +207,23 @@ template <class B> __device__ inline void head_backward_map(const HeadBackwardAr
 using Wide = Lanes<WARP, 4, 128>;
 
 template <class S> __device__ inline void head_forward_rows(const HeadArguments& args) {
-    const int width = args.width, row = blockIdx.x * Wide::GROUPS + Wide::group();
-    const bool valid = row < *args.rows;
-    Run u[Wide::RUNS], gamma[Wide::RUNS], beta[Wide::RUNS];
-    Wide::load(gamma, args.gamma, width, valid);
-    Wide::load(beta, args.beta, width, valid);
+    const int rows = *args.rows, width = args.width, first = blockIdx.x * Wide::GROUPS;
+    if (first >= rows) return;
+    const int row = first + Wide::group();
+    const bool valid = row < rows;
+    Run u[Wide::RUNS];
     Wide::load(u, static_cast<const S*>(args.hidden) + static_cast<size_t>(row) * width, width, valid);
-    finish_row<S, Wide>(args, row, valid, gamma, beta, u);
+    finish_row<S, Wide>(args, row, valid, u);
 }
 
 template <class S> __device__ inline void head_backward_rows(const HeadBackwardArguments& args) {
     STATIC_SHARED(NormReduction<Wide>, reduction);
     const Span span = slot_span(*args.rows, args.slots, blockIdx.x, Wide::GROUPS);
-    Run gamma[Wide::RUNS];
-    Wide::load(gamma, args.gamma, args.width, true);
     NormSums<Wide> sums;
     clear(sums);
     for (int row = span.first + Wide::group(); row < span.end; row += Wide::GROUPS) {
         Run du[Wide::RUNS];
-        row_backward<S, Wide>(args, row, true, gamma, sums, du);
+        row_backward<S, Wide>(args, row, true, sums, du);
     }
     assign_norm<Wide>(args, sums, reduction);
 }
@@ -249,8 +242,8 @@ KERNEL(head_forward_d256_f32, 128, 2, HeadArguments, head_forward<D256<float>>)
 KERNEL(head_forward_d256_bf16, 128, 2, HeadArguments, head_forward<D256<bf16>>)
 KERNEL(head_forward_map_f32, 128, 2, HeadArguments, head_forward_map<Tiles<float>>)
 KERNEL(head_forward_map_bf16, 128, 2, HeadArguments, head_forward_map<Tiles<bf16>>)
-KERNEL(head_forward_rows_f32, 128, 3, HeadArguments, head_forward_rows<float>)
-KERNEL(head_forward_rows_bf16, 128, 3, HeadArguments, head_forward_rows<bf16>)
+KERNEL(head_forward_rows_f32, 128, 5, HeadArguments, head_forward_rows<float>)
+KERNEL(head_forward_rows_bf16, 128, 5, HeadArguments, head_forward_rows<bf16>)
 
 KERNEL(head_backward_d64_f32, 128, 4, HeadBackwardArguments, head_backward<D64<float>>)
 KERNEL(head_backward_d64_bf16, 128, 4, HeadBackwardArguments, head_backward<D64<bf16>>)

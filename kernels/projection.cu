@@ -54,6 +54,20 @@ template <class B> union BackwardMemory {
     NormReduction<typename B::Lanes> reduction;
 };
 
+// What src/cuda/projection.rs asks for; float needs a little less.
+static_assert(sizeof(ForwardMemory<RowBlock<bf16, 64>>) == 27648);
+static_assert(sizeof(ForwardMemory<RowBlock<bf16, 128>>) == 54272);
+static_assert(sizeof(ForwardMemory<RowBlock<bf16, 256>>) == 74752);
+static_assert(sizeof(ForwardMemory<RowBlock<float, 64>>) <= 27648);
+static_assert(sizeof(ForwardMemory<RowBlock<float, 128>>) <= 54272);
+static_assert(sizeof(ForwardMemory<RowBlock<float, 256>>) <= 74752);
+static_assert(sizeof(BackwardMemory<RowBlock<bf16, 64>>) == 27648);
+static_assert(sizeof(BackwardMemory<RowBlock<bf16, 128>>) == 52224);
+static_assert(sizeof(BackwardMemory<RowBlock<bf16, 256>>) == 67584);
+static_assert(sizeof(BackwardMemory<RowBlock<float, 64>>) <= 27648);
+static_assert(sizeof(BackwardMemory<RowBlock<float, 128>>) <= 52224);
+static_assert(sizeof(BackwardMemory<RowBlock<float, 256>>) <= 67584);
+
 template <class S, int WIDTH> __device__ void projection_forward(ProjectionForward<S> args) {
     using B = RowBlock<S, WIDTH>;
     auto& memory = *reinterpret_cast<ForwardMemory<B>*>(DYNAMIC_SHARED());
@@ -116,8 +130,8 @@ template <class S, int WIDTH> __device__ void projection_backward(ProjectionBack
     assign_norm_part(args.tail, norm_sums, memory.reduction, blockIdx.x);
 }
 
-template <class S> __device__ void projection_forward_wide(WideForward<S> args) { wide_forward<WideBlock<S>>(args); }
-template <class S> __device__ void projection_backward_wide(WideBackward<S> args) { wide_backward<WideBlock<S>>(args); }
+template <class S> __device__ void projection_forward_wide(WideForward<S> args) { wide_forward(args); }
+template <class S> __device__ void projection_backward_wide(WideBackward<S> args) { wide_backward(args); }
 
 KERNEL(projection_forward_d64_f32, 128, 4, ProjectionForward<float>, (projection_forward<float, 64>))
 KERNEL(projection_forward_d128_f32, 128, 3, ProjectionForward<float>, (projection_forward<float, 128>))

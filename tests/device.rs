@@ -139,6 +139,13 @@ fn auto_takes_a_gpu_where_it_can_and_says_what_it_took() {
     assert_eq!(text(Device::Cuda(1), None, true), "device cuda:1 (GPU 1), bf16");
     assert_eq!(text(Device::Auto(0), None, false), "device cpu, f32: there is none");
     assert_eq!(text(Device::Cpu, None, true), "device cpu, f32");
+    let software = |_| Ok(((), "b4r software GPU".to_string()));
+    let (choice, _) = choose(Device::Auto(0), None, software).unwrap();
+    assert_eq!(
+        choice.to_string(),
+        "device cpu, f32: the only GPU is the software GPU of the tests"
+    );
+    assert_eq!(choose(Device::Cuda(0), None, software).unwrap().0.device, Device::Cuda(0));
 }
 
 #[test]

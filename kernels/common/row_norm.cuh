@@ -62,13 +62,16 @@ template <class L> __device__ inline float normalize(Run (&z)[L::RUNS], int widt
     return rstd;
 }
 
-// Replaces a normalised row by gamma * row + beta.
+// Replaces a normalised row by gamma * row + beta; both are [width].
 template <class L>
-__device__ inline void scale_and_shift(Run (&row)[L::RUNS], const Run (&gamma)[L::RUNS], const Run (&beta)[L::RUNS]) {
+__device__ inline void scale_and_shift(Run (&row)[L::RUNS], int width, const float* gamma, const float* beta) {
 #pragma unroll
-    for (int r = 0; r < L::RUNS; ++r)
+    for (int r = 0; r < L::RUNS; ++r) {
+        if (L::column(r) >= width) continue;
+        const Run scale = load_run(gamma + L::column(r)), shift = load_run(beta + L::column(r));
 #pragma unroll
-        for (int i = 0; i < RUN; ++i) row[r].at[i] = fmaf(gamma[r].at[i], row[r].at[i], beta[r].at[i]);
+        for (int i = 0; i < RUN; ++i) row[r].at[i] = fmaf(scale.at[i], row[r].at[i], shift.at[i]);
+    }
 }
 
 // A thread's share of a norm's gradients: sums over the rows that its group has seen, by column.
@@ -84,20 +87,22 @@ template <class L> __device__ inline void clear(NormSums<L>& sums) {
 // Replaces dy by dz = rstd (g - mean(g) - n mean(g n)), where g = gamma dy and n is the normalised row, and adds
 // the row to `sums`. Rows that do not exist are zeros in dy and n.
 template <class L>
-__device__ inline void normalize_backward(Run (&dy)[L::RUNS], const Run (&n)[L::RUNS], int width,
-                                          const Run (&gamma)[L::RUNS], float rstd, NormSums<L>& sums) {
+__device__ inline void normalize_backward(Run (&dy)[L::RUNS], const Run (&n)[L::RUNS], int width, const float* gamma,
+                                          float rstd, NormSums<L>& sums) {
     float sum = 0.0f, pairs = 0.0f;
 #pragma unroll
-    for (int r = 0; r < L::RUNS; ++r)
+    for (int r = 0; r < L::RUNS; ++r) {
+        const Run scale = load_run_if(L::column(r) < width, gamma + L::column(r));
 #pragma unroll
         for (int i = 0; i < RUN; ++i) {
             const float d = dy[r].at[i];
             sums.gamma[r].at[i] = fmaf(d, n[r].at[i], sums.gamma[r].at[i]);
             sums.beta[r].at[i] += d;
-            dy[r].at[i] = d * gamma[r].at[i];
+            dy[r].at[i] = d * scale.at[i];
             sum += dy[r].at[i];
             pairs = fmaf(dy[r].at[i], n[r].at[i], pairs);
         }
+    }
     const float mean = L::sum(sum) / width, slope = L::sum(pairs) / width;
 #pragma unroll
     for (int r = 0; r < L::RUNS; ++r)

@@ -88,10 +88,7 @@ __device__ inline void tail_forward(const TailForward<S>& tail, const Step& step
                 const float rstd = normalize<L>(x, width, tail.epsilon);
                 L::store(row_of(tail.normalized, row, width), x, width, valid);
                 if (valid && L::column(0) == 0) tail.rstd[row] = rstd;
-                Run gamma[L::RUNS], beta[L::RUNS];
-                L::load(gamma, tail.gamma, width, true);
-                L::load(beta, tail.beta, width, true);
-                scale_and_shift<L>(x, gamma, beta);
+                scale_and_shift<L>(x, width, tail.gamma, tail.beta);
             }
             L::store(row_of(tail.output, row, width), x, width, valid);
         }
@@ -121,11 +118,7 @@ __device__ inline void tail_backward(const TailBackward<S>& tail, const Step& st
         for (int a = 0; a < AHEAD; ++a) {
             const int row = base + a * L::GROUPS + L::group();
             const bool valid = row < rows.end;
-            if (has_norm) {
-                Run gamma[L::RUNS];
-                L::load(gamma, tail.gamma, width, true);
-                normalize_backward<L>(d[a], n[a], width, gamma, rstd[a], sums);
-            }
+            if (has_norm) normalize_backward<L>(d[a], n[a], width, tail.gamma, rstd[a], sums);
             const uint32_t token = valid && tail.tokens != nullptr ? tail.tokens[row] : row;
             const uint32_t from = valid && tail.residual_rows != nullptr ? tail.residual_rows[row] : row;
             const bool has_residual = valid && tail.residual != nullptr && from != ~0u;

@@ -7,7 +7,7 @@
 #include "gemm.cuh"
 #include "tail.cuh"
 
-// output [rows, outputs] = f(input) W^T + bias, W [outputs, inputs]; `activation` may be none.
+// output [rows, outputs] = f(input) W^T + bias, W [outputs, inputs]; without f `activation` is not read.
 template <class S> struct WideForward {
     const uint32_t* rows;
     const S* input;
@@ -55,8 +55,18 @@ __device__ inline void activate_copied(Tile<typename B::S, B::ROWS, B::CHUNK>& t
     }
 }
 
-template <class B> __device__ inline void wide_forward(const WideForward<typename B::S>& args) {
-    using S = typename B::S;
+template <class S> __device__ inline void wide_forward(const WideForward<S>& args) {
+    using B = WideBlock<S>;
+    auto& memory = *reinterpret_cast<LinearTileShared<B, AcrossOutputs>*>(DYNAMIC_SHARED());
+    const int rows = *args.rows, inputs = args.inputs, outputs = args.outputs;
+    const int first = blockIdx.y * B::ROWS, column = blockIdx.x * B::COLUMNS;
+    if (first >= rows) return;
+    linear_tile<B>(memory, Rows<S>{args.input, nullptr, rows, inputs}, Weight<S>{args.weight, outputs, inputs}, args.bias,
+                   args.output, first, column);
+}
+
+template <class S> __device__ inline void wide_activated_forward(const WideForward<S>& args) {
+    using B = WideActivatedBlock<S>;
     auto& memory = *reinterpret_cast<LinearTileShared<B, AcrossOutputs>*>(DYNAMIC_SHARED());
     auto& stages = memory.stages;
     const int rows = *args.rows, inputs = args.inputs, outputs = args.outputs;
@@ -87,8 +97,8 @@ template <class B> __device__ inline void wide_forward(const WideForward<typenam
     });
 }
 
-template <class B> __device__ inline void wide_backward(const WideBackward<typename B::S>& args) {
-    using S = typename B::S;
+template <class S> __device__ inline void wide_backward(const WideBackward<S>& args) {
+    using B = WideBlock<S>;
     auto& memory = *reinterpret_cast<LinearTileShared<B, AcrossInputs>*>(DYNAMIC_SHARED());
     const int rows = *args.rows, inputs = args.inputs, outputs = args.outputs;
     const int first = blockIdx.y * B::ROWS, column = blockIdx.x * B::COLUMNS;

@@ -9,6 +9,8 @@ use std::fmt;
 /// Widest `D` and `K` the kernels have room for on chip.
 const MAX_WIDTH: usize = 1024;
 const MAX_HEAD_WIDTH: usize = 128;
+/// How the name of the tests' software GPU begins: thousands of times slower than the processor it runs on.
+const SOFTWARE_GPU: &str = "b4r software GPU";
 /// Oldest GPU with bf16 tensor cores and `cp.async`.
 const OLDEST_GPU: (u32, u32) = (8, 0);
 
@@ -312,6 +314,12 @@ pub fn choose<G>(
         Device::Auto(number) | Device::Cuda(number) => number,
     };
     match open(number) {
+        Ok((_, name)) if matches!(asked, Device::Auto(_)) && name.starts_with(SOFTWARE_GPU) => {
+            on_cpu(Some(Refusal::new(
+                "the only GPU is the software GPU of the tests",
+                "write device: cuda to have it nevertheless",
+            )))
+        }
         Ok((gpu, name)) => {
             let precision = precision.unwrap_or(Precision::Bf16);
             let device = Device::Cuda(number);

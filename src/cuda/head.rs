@@ -57,12 +57,7 @@ fn fused(width: usize) -> (usize, Blocking) {
     (columns, Blocking::new(2, 2, 2, columns / 16))
 }
 
-fn check_map<S: Storage>(
-    operation: &str,
-    width: usize,
-    map: Linear<S>,
-    norm: Norm,
-) -> Result<()> {
+fn check_map<S: Storage>(operation: &str, width: usize, map: Linear<S>, norm: Norm) -> Result<()> {
     check_width(operation, width)?;
     check(operation, "weight", map.weight, width * width)?;
     check(operation, "bias", map.bias, width)?;

@@ -179,11 +179,7 @@ pub fn backward<S: Storage>(
     };
     let Class { name, blocking, .. } = shape.class();
     let grid = Grid {
-        blocks: [
-            d.div_ceil(blocking.columns) as u32,
-            tokens.div_ceil(blocking.rows) as u32,
-            1,
-        ],
+        blocks: [d.div_ceil(blocking.columns) as u32, tokens.div_ceil(blocking.rows) as u32, 1],
         threads: blocking.threads(),
         shared: blocking.linear_tile::<S>(Side::Inputs) as u32,
     };

@@ -53,6 +53,7 @@ fn build() -> Result<(), String> {
         .build()?;
         let key = name.to_uppercase();
         println!("cargo:rustc-env=SOFTGPU_{key}_LIBRARY={}", path.display());
+        println!("cargo:rustc-env=SOFTGPU_{key}_HASH={hash}");
         fs::write(out.join(format!("{name}.manifest")), image(kernels_of, &hash)?)
             .map_err(|error| format!("{name}.manifest: {error}"))?;
         Ok::<(), String>(())
@@ -60,7 +61,7 @@ fn build() -> Result<(), String> {
     library(&kernels, "kernels")?;
     library(&planted, "planted")?;
     println!("cargo:rustc-env=SOFTGPU_TARGET={target}");
-    println!("cargo:rustc-env=SOFTGPU_OUT={}", out.display());
+    println!("cargo:rustc-env=SOFTGPU_KERNELS={}", kernels.display());
     Ok(())
 }
 
