@@ -28,6 +28,5 @@ pub mod rank;
 pub mod step;
 mod tail;
 pub mod tiles;
-pub mod tiles;
 pub mod weights;
 pub mod workspace;

@@ -67,7 +67,13 @@ pub fn forward<S: Storage>(
         ..TailForward::new(OPERATION, rows.most, width, norm, output)?
     };
     let Some(block) = RowBlock::of::<S>(width) else {
-        return forward_wide(launcher, rows, map, context, end.after(OPERATION, rows.most, &tail, 0)?);
+        return forward_wide(
+            launcher,
+            rows,
+            map,
+            context,
+            end.after(OPERATION, rows.most, &tail, 0)?,
+        );
     };
     let arguments = ForwardArguments {
         rows: launcher.size(rows.size),

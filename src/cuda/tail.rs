@@ -307,9 +307,7 @@ fn check_partials(operation: &str, width: usize, partials: NormPartials) -> Resu
     check(operation, "parts of the norm bias's gradient", bias.first, width)?;
     let apart = weight.slots == 1 || (weight.stride >= width && bias.stride >= width);
     match [weight.stride, bias.stride].map(u32::try_from) {
-        [Ok(of_weight), Ok(of_bias)]
-            if apart && weight.slots == bias.slots && weight.slots > 0 =>
-        {
+        [Ok(of_weight), Ok(of_bias)] if apart && weight.slots == bias.slots && weight.slots > 0 => {
             Ok([of_weight, of_bias])
         }
         _ => {
