@@ -26,6 +26,7 @@ pub mod projection;
 pub mod qkv;
 pub mod rank;
 pub mod step;
+mod tail;
 pub mod tiles;
 pub mod weights;
 pub mod workspace;
