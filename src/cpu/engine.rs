@@ -48,6 +48,8 @@ pub struct CpuEngine {
     softmax: ItemSoftmax,
     /// `[T, D]` gradients of the embedding sums.
     d_tokens: Vec<f32>,
+    /// Of steps that nobody has asked about.
+    outcomes: Vec<StepOutcome>,
     pool: rayon::ThreadPool,
 }
 
@@ -91,6 +93,7 @@ impl CpuEngine {
             lanes: Lanes::new(model.n_layers),
             softmax: ItemSoftmax::default(),
             d_tokens: Vec::new(),
+            outcomes: Vec::new(),
             table,
             pool,
         })
@@ -259,7 +262,7 @@ impl Engine for CpuEngine {
         &self.table
     }
 
-    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome> {
+    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<()> {
         let randomness = Randomness { seed: step.seed, step: step.number };
         let loss = self.loss_and_gradient(batch, Some(randomness));
         let gradient_norm = self.squared_gradient_norm().sqrt();
@@ -267,7 +270,12 @@ impl Engine for CpuEngine {
             return Err(self.non_finite(step, loss));
         }
         self.update(step, gradient_norm);
-        Ok(StepOutcome { loss, gradient_norm })
+        self.outcomes.push(StepOutcome { rows: batch.row_count(), loss, gradient_norm });
+        Ok(())
+    }
+
+    fn outcomes(&mut self, _wait: bool) -> Result<Vec<StepOutcome>> {
+        Ok(std::mem::take(&mut self.outcomes))
     }
 
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
@@ -297,22 +305,24 @@ impl Engine for CpuEngine {
         Ok(ranks)
     }
 
-    fn state(&self) -> Cow<'_, State> {
-        Cow::Borrowed(&self.state)
+    fn state(&self) -> Result<Cow<'_, State>> {
+        Ok(Cow::Borrowed(&self.state))
     }
 
-    fn parameters(&self) -> Cow<'_, [f32]> {
-        Cow::Borrowed(&self.state.parameters)
+    fn parameters(&self) -> Result<Cow<'_, [f32]>> {
+        Ok(Cow::Borrowed(&self.state.parameters))
     }
 
-    fn load_parameters(&mut self, parameters: &[f32]) {
+    fn load_parameters(&mut self, parameters: &[f32]) -> Result<()> {
         self.state.parameters.copy_from_slice(parameters);
+        Ok(())
     }
 
-    fn load_state(&mut self, state: &State) {
+    fn load_state(&mut self, state: &State) -> Result<()> {
         self.state.parameters.copy_from_slice(&state.parameters);
         self.state.first_moment.copy_from_slice(&state.first_moment);
         self.state.second_moment.copy_from_slice(&state.second_moment);
+        Ok(())
     }
 }
 

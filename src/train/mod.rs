@@ -158,7 +158,7 @@ fn begin(
             say(format_args!("resuming after {} epochs and {} steps", at.epoch, at.step));
         }
         (None, Some((weights, counts)), Some(run)) => {
-            training.begin_with(weights);
+            training.begin_with(weights)?;
             say(format_args!("beginning with the weights of {}: {counts}", run.display()));
         }
         (None, None, Some(_)) => {
