@@ -5,6 +5,7 @@ mod batch; // windows, masks, packing, segments, prefetch
 mod cli; // the programs as a user runs them: flags, bad input, exit codes, kill and resume
 mod config; // YAML, flags, suggestions
 mod data; // acquiring, parsing, filtering, splitting
+mod device; // what computes, and what is said where a GPU cannot
 mod eval; // metrics against an independent implementation
 mod init_from; // beginning with the weights of an earlier run
 mod model; // whole model against PyTorch in float64
