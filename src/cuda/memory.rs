@@ -71,6 +71,12 @@ impl<T> Slice<T> {
         Slice { address, len, element: PhantomData }
     }
 
+    /// The same bytes as elements of another type.
+    pub fn cast<U>(self) -> Slice<U> {
+        let len = self.len * size_of::<T>() / size_of::<U>();
+        Slice { address: self.address, len, element: PhantomData }
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.len == 0

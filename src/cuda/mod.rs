@@ -6,8 +6,10 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod batch;
 pub mod device;
 pub mod embedding;
+pub mod engine;
 pub mod ffn;
 pub mod head;
 pub mod item_softmax;
@@ -16,7 +18,10 @@ pub mod layernorm;
 pub mod linear;
 pub mod memory;
 pub mod operands;
+pub mod passes;
 pub mod projection;
 pub mod qkv;
 pub mod rank;
 pub mod step;
+pub mod weights;
+pub mod workspace;

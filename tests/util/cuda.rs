@@ -14,14 +14,22 @@ pub struct Gpu {
     step: Slice<StepBlock>,
 }
 
+/// A device of one's own: a real GPU's where there is a driver, else the software GPU's.
+pub fn device() -> Device {
+    // SAFETY: only asks the loader whether a driver can be opened.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        softgpu::load();
+    }
+    Device::open(0).unwrap()
+}
+
 /// Number of parts that tests have weight gradients made in.
 const SLOTS: u32 = 3;
 
 impl Gpu {
     /// With `step` in its step block.
     pub fn new(step: StepBlock) -> Self {
-        softgpu::load();
-        let device = Device::open(0).unwrap();
+        let device = device();
         let mut memory = Memory::default();
         let step = memory.take_copy(&device, "step block", &[step]).unwrap();
         Gpu { memory: RefCell::new(memory), device, step }

@@ -1,0 +1,89 @@
+//! Builds `libcuda.so` from the kernels and the runtime, and a second one from the kernels with planted bugs.
+
+mod compile;
+#[path = "../../../kernels/manifest.rs"]
+mod manifest;
+
+use compile::{Library, Sanitizer};
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), String> {
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let target = variable("TARGET")?;
+    let kernels = package
+        .join("../../kernels")
+        .canonicalize()
+        .map_err(|error| format!("cannot find the folder kernels/ of b4r: {error}"))?;
+    println!("cargo:rerun-if-env-changed=SOFTGPU_SANITIZE");
+    println!("cargo:rerun-if-env-changed=CXX");
+    for folder in
+        [&kernels, &package.join("include"), &package.join("runtime"), &package.join("planted")]
+    {
+        println!("cargo:rerun-if-changed={}", folder.display());
+    }
+    let sanitizer = sanitizer()?;
+    let planted = package.join("planted");
+    let library = |kernels_of: &Path, name: &str| {
+        let hash = manifest::hash(kernels_of)
+            .map_err(|error| format!("{}: {error}", kernels_of.display()))?;
+        let path = Library {
+            package: &package,
+            kernels: kernels_of,
+            include: &kernels,
+            hash: &hash,
+            sanitizer,
+            target: &target,
+            cache: &out.join("objects"),
+            into: &out.join(name).join(sanitizer.name()),
+        }
+        .build()?;
+        let key = name.to_uppercase();
+        println!("cargo:rustc-env=SOFTGPU_{key}_LIBRARY={}", path.display());
+        fs::write(out.join(format!("{name}.manifest")), image(kernels_of, &hash)?)
+            .map_err(|error| format!("{name}.manifest: {error}"))?;
+        Ok::<(), String>(())
+    };
+    library(&kernels, "kernels")?;
+    library(&planted, "planted")?;
+    println!("cargo:rustc-env=SOFTGPU_TARGET={target}");
+    println!("cargo:rustc-env=SOFTGPU_OUT={}", out.display());
+    Ok(())
+}
+
+/// What b4r embeds when it is built without nvcc, of all kernels below a folder.
+fn image(kernels: &Path, hash: &str) -> Result<String, String> {
+    let mut names = Vec::new();
+    for source in compile::files(kernels, &["cu"])? {
+        let text = fs::read_to_string(&source)
+            .map_err(|error| format!("{}: {error}", source.display()))?;
+        names.extend(manifest::kernel_names(&text));
+    }
+    Ok(manifest::manifest(hash, None, &names) + "\0")
+}
+
+fn sanitizer() -> Result<Sanitizer, String> {
+    match env::var("SOFTGPU_SANITIZE").unwrap_or_default().as_str() {
+        "" => Ok(Sanitizer::None),
+        "address" => Ok(Sanitizer::Address),
+        "thread" => Ok(Sanitizer::Thread),
+        other => Err(format!("SOFTGPU_SANITIZE is {other:?}; it may be address, thread or absent")),
+    }
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|_| format!("cargo did not set {name}"))
+}
