@@ -23,5 +23,7 @@ pub mod projection;
 pub mod qkv;
 pub mod rank;
 pub mod step;
+mod sweep;
+pub mod top_k;
 pub mod weights;
 pub mod workspace;
