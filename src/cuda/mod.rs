@@ -26,6 +26,8 @@ pub mod projection;
 pub mod qkv;
 pub mod rank;
 pub mod step;
+mod sweep;
+pub mod top_k;
 mod tail;
 pub mod tiles;
 pub mod weights;
