@@ -7,7 +7,8 @@
 // channels makes the logits of a tile again, turns them into softmax - onehot(target) (in shared memory, as S), and
 // multiplies them by the same tile of the table, sums in registers; `rows_combine` adds the splits up, in order.
 // table_backward: dE = (softmax - onehot)^T h / P, db its column sums: the same with the sides changed, a block for a
-// tile of items and up to 256 channels, all rows. 4 P D V FLOPs each up to D = 256, where one column of blocks has all
+// tile of items, up to 256 channels and a slot's share of the rows; each slot assigns its part of both gradients, for
+// the gradient norm to add up. Few items want slots to fill the device. 4 P D V FLOPs each up to D = 256, where one column of blocks has all
 // channels. A target's -1 goes into the product, not into a second pass: in bf16 that is the rounding
 // that autograd's bf16 has, and it costs little more than a comparison a row and tile.
 //
@@ -67,8 +68,10 @@ template <class S> struct RowsCombine {
 template <class S> struct TableBackward {
     ItemProblem<S> problem;
     const float* log_sum_exp;  // [P]
-    float* d_table;            // [V + 2, D]
-    float* d_bias;             // [V + 1]
+    float* d_table;            // part 0 of [V + 2, D]
+    float* d_bias;             // part 0 of [V + 1]
+    uint64_t d_table_stride;
+    uint64_t d_bias_stride;
 };
 
 // Logits are kept in units of which power() gives the exponential: as they are in float, whose exponential is exact;
@@ -384,19 +387,22 @@ template <class Sweep> __device__ void table_backward(const TableBackward<typena
     const float weight = 1.0f / static_cast<float>(max(rows, 1u));
     const HeadSide<S> head = {problem.head_rows(), args.log_sum_exp, problem.targets};
     const TableSide<S> table = {problem.item_rows(), problem.bias};
+    const SplitRange range = split_range(rows, gridDim.z, blockIdx.z, Sweep::TILE);
+    float* d_table = args.d_table + blockIdx.z * args.d_table_stride;
+    float* d_bias = args.d_bias + blockIdx.z * args.d_bias_stride;
     GradientProduct<Sweep> product;
-    product.run(shared, first, table, head, {0, rows}, first_channel);
-    float* to = args.d_table + static_cast<size_t>(first + 1) * width + first_channel;
+    product.run(shared, first, table, head, range, first_channel);
+    float* to = d_table + static_cast<size_t>(first + 1) * width + first_channel;
     product.store(to, width, problem.items - first, width - first_channel, weight);
-    if (blockIdx.y == 0) assign_bias<Sweep>(product.totals, weight, first, problem.items, args.d_bias);
+    if (blockIdx.y == 0) assign_bias<Sweep>(product.totals, weight, first, problem.items, d_bias);
     if (blockIdx.x > 0) return;
     // PAD and MASK take no part.
     for (uint32_t channel = first_channel + threadIdx.x; channel < min(first_channel + Sweep::WIDTH, width);
          channel += SWEEP_THREADS) {
-        args.d_table[channel] = 0.0f;
-        args.d_table[static_cast<size_t>(problem.items + 1) * width + channel] = 0.0f;
+        d_table[channel] = 0.0f;
+        d_table[static_cast<size_t>(problem.items + 1) * width + channel] = 0.0f;
     }
-    if (blockIdx.y == 0 && threadIdx.x == 0) args.d_bias[0] = 0.0f;
+    if (blockIdx.y == 0 && threadIdx.x == 0) d_bias[0] = 0.0f;
 }
 
 KERNEL(item_softmax_forward_d64_f32, 256, 2, SoftmaxForward<float>, (softmax_forward<Sweep<float, 64>>))
