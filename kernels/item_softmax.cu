@@ -12,8 +12,8 @@
 // channels. A target's -1 goes into the product, not into a second pass: in bf16 that is the rounding
 // that autograd's bf16 has, and it costs little more than a comparison a row and tile.
 //
-// Launch: 256 threads, tiles of 64 x 64 (32 x 32 in float at D > 128). Shared memory, bf16: 28, 52, 68, 37 KiB
-// forward at D <= 64, 128, 256, 1,024; 37, 61, 77, 80 KiB backward; so 2 blocks or more on a multiprocessor of 164 KiB.
+// Launch: 256 threads, tiles of 64 x 64 (32 x 32 in float at D > 128). Shared memory, bf16: 27, 51, 66, 36 KiB
+// forward at D <= 64, 128, 256, 1,024; 37, 61, 76, 78 KiB backward; so 2 blocks or more on a multiprocessor of 164 KiB.
 // Registers at most 128. A tile of the table is read from the L2 cache once for 64 rows: 64 FLOPs a byte forward, 128
 // backward; DRAM sees the table about once, the head's rows once a split. Scratch: 2 splits + 1 floats a row forward,
 // splits D backward.
