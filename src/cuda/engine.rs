@@ -413,7 +413,6 @@ impl<'a, S: Storage> Plan<'a, S> {
             launcher,
             problem,
             log_sum_exp,
-            batch.target_segments(),
             self.weights.gradient(&self.table.output_table()),
             self.weights.gradient(&self.table.output_bias),
         )?;
