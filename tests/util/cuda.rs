@@ -63,6 +63,11 @@ impl Gpu {
         self.copy(&stored)
     }
 
+    /// Writes `values` over a buffer.
+    pub fn write<T: Pod>(&self, slice: Slice<T>, values: &[T]) {
+        self.device.upload(slice, values).unwrap();
+    }
+
     /// A buffer to be written, with undefined values.
     pub fn buffer<T: Pod>(&self, len: usize) -> Slice<T> {
         self.memory.borrow_mut().take(&self.device, "test output", len).unwrap()
