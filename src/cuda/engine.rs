@@ -11,7 +11,7 @@ use super::device::{Device, driver};
 use super::embedding;
 use super::item_softmax::{self, Problem};
 use super::memory::{Memory, Slice, Storage};
-use super::operands::Launcher;
+use super::operands::{Launcher, Partials};
 use super::passes::Passes;
 use super::rank::{self, Seen};
 use super::step::StepBlock;
@@ -413,8 +413,8 @@ impl<'a, S: Storage> Plan<'a, S> {
             launcher,
             problem,
             log_sum_exp,
-            self.weights.gradient(&self.table.output_table()),
-            self.weights.gradient(&self.table.output_bias),
+            Partials::whole(self.weights.gradient(&self.table.output_table())),
+            Partials::whole(self.weights.gradient(&self.table.output_bias)),
         )?;
         if !self.model.tied {
             self.device.clear(d_items)?;

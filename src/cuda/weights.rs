@@ -4,7 +4,7 @@
 //! whose length is no multiple of 16, is followed by padding, so that every tensor begins at a multiple of 16
 //! elements. The padding is 0 and stays 0.
 
-use super::adamw::{Arenas, CHUNK_ELEMENTS, Chunk};
+use super::adamw::{Arenas, Chunk};
 use super::device::Device;
 use super::memory::{Memory, Slice, Storage};
 use super::operands::{Linear, LinearPartials, Norm, NormPartials, Partials};
@@ -144,17 +144,7 @@ impl<S: Storage> Weights<S> {
         for tensor in &table.tensors {
             let (range, place) = (tensor.range(), self.layout.place(&tensor.range()));
             let parts = self.parts_of(table, &range);
-            for start in (0..range.len()).step_by(CHUNK_ELEMENTS) {
-                chunks.push(Chunk {
-                    first: (place.start + start) as u64,
-                    parts: parts.map_or(0, |parts| parts.first.address + 4 * start as u64),
-                    stride: parts.map_or(0, |parts| parts.stride as u64),
-                    len: CHUNK_ELEMENTS.min(range.len() - start) as u32,
-                    slots: parts.map_or(0, |parts| parts.slots),
-                    decay: u32::from(tensor.decay),
-                    unused: 0,
-                });
-            }
+            chunks.extend(Chunk::cut(place.start, range.len(), tensor.decay, parts));
         }
         chunks
     }
