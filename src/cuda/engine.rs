@@ -46,6 +46,8 @@ pub struct CudaEngine<S> {
     weights: Weights<S>,
     training: Option<Training>,
     ranking: Option<Ranking>,
+    /// Splits of the item softmax: those of the first capacity for good, since the order of sums depends on them.
+    splits: Option<usize>,
     /// Outcomes that were read before anyone asked.
     ready: Vec<StepOutcome>,
     /// Whether steps are captured and replayed.
@@ -115,6 +117,7 @@ impl<S: Storage> CudaEngine<S> {
             table,
             training: None,
             ranking: None,
+            splits: None,
             ready: Vec::new(),
             graphs: true,
             device,
@@ -154,7 +157,8 @@ impl<S: Storage> CudaEngine<S> {
         )
     }
 
-    /// Allocates what training steps of up to `capacity` need, unless there is as much already.
+    /// Allocates what training steps of up to `capacity` need, unless there is as much already. The last bits of
+    /// results depend on the capacity that is reserved first, so that should follow from the configuration alone.
     ///
     /// # Errors
     /// [`Error::Memory`] that names the buffer; [`Error::Device`].
@@ -171,15 +175,13 @@ impl<S: Storage> CudaEngine<S> {
         self.read_outcomes()?;
         self.device.synchronize()?;
         self.training = None;
-        let training = Training::new::<S>(
-            &self.device,
-            &self.model,
-            self.items,
-            self.weights.arenas.chunks.len,
-            capacity,
-            submitted,
-        )?;
-        self.training = Some(training);
+        let multiprocessors = self.device.multiprocessors();
+        let splits = *self.splits.get_or_insert_with(|| {
+            item_softmax::splits(capacity.rows, self.items, multiprocessors)
+        });
+        let workspace = Workspace::training::<S>(&self.device, &self.model, capacity, splits)?;
+        let chunks = self.weights.arenas.chunks.len;
+        self.training = Some(Training::new(&self.device, workspace, chunks, submitted)?);
         Ok(())
     }
 
@@ -195,7 +197,7 @@ impl<S: Storage> CudaEngine<S> {
         };
         self.device.synchronize()?;
         self.ranking = None;
-        let workspace = Workspace::inference::<S>(&self.device, &self.model, self.items, capacity)?;
+        let workspace = Workspace::inference::<S>(&self.device, &self.model, capacity)?;
         let batch = BatchSlot::new(&self.device, capacity)?;
         self.ranking = Some(Ranking { workspace, batch });
         Ok(())
@@ -285,14 +287,8 @@ impl<S: Storage> CudaEngine<S> {
 }
 
 impl Training {
-    fn new<S: Storage>(
-        device: &Device,
-        model: &ModelConfig,
-        items: usize,
-        chunks: usize,
-        capacity: Capacity,
-        submitted: u64,
-    ) -> Result<Self> {
+    fn new(device: &Device, workspace: Workspace, chunks: usize, submitted: u64) -> Result<Self> {
+        let capacity = workspace.capacity;
         let mut memory = Memory::default();
         let slot = || -> Result<TrainingSlot> {
             let event = || device.context().new_event(None).map_err(driver("make an event"));
@@ -304,7 +300,7 @@ impl Training {
             })
         };
         Ok(Training {
-            workspace: Workspace::training::<S>(device, model, items, capacity)?,
+            workspace,
             slots: [slot()?, slot()?],
             uploads: device.context().new_stream().map_err(driver("open a stream"))?,
             squares: memory.take(device, "squares of gradients", chunks)?,

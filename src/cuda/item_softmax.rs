@@ -3,7 +3,7 @@
 use super::device::{Grid, failed};
 use super::memory::{Slice, Storage, check};
 use super::operands::{Count, Launcher, Partials};
-use super::sweep::{ProblemArguments, Sweep, THREADS, splits, table_splits};
+use super::sweep::{self, ProblemArguments, Sweep, THREADS, table_splits};
 use crate::Result;
 use bytemuck::NoUninit;
 
@@ -29,10 +29,24 @@ pub struct Problem<S> {
     pub bias: Slice<f32>,
 }
 
-/// Elements of scratch that [`forward`] and [`rows_backward`] need for up to `rows` rows.
-pub fn scratch_len(rows: usize, width: usize, items: usize, multiprocessors: u32) -> usize {
+/// What [`forward`] and [`rows_backward`] leave between two kernels.
+#[derive(Clone, Copy, Default)]
+pub struct Scratch {
+    /// At least [`scratch_len`] elements.
+    pub memory: Slice<f32>,
+    /// Over how many blocks the items are split for each tile of rows: the order of sums depends on it.
+    pub splits: usize,
+}
+
+/// Splits that leave every multiprocessor enough blocks for batches of `rows` rows.
+pub fn splits(rows: usize, items: usize, multiprocessors: u32) -> usize {
+    sweep::splits(rows, items, multiprocessors)
+}
+
+/// Elements of [`Scratch::memory`] for up to `rows` rows.
+pub fn scratch_len(splits: usize, rows: usize, width: usize) -> usize {
     // Forward: maximum and sum of each split, and the target's logit. Backward: a row of each split.
-    splits(rows, items, multiprocessors) * rows * width.max(3)
+    splits * rows * width.max(3)
 }
 
 /// Writes the log-sum-exp `[P]` and the loss `[P]` (log-sum-exp minus the target's logit) of each row.
@@ -42,18 +56,19 @@ pub fn scratch_len(rows: usize, width: usize, items: usize, multiprocessors: u32
 pub fn forward<S: Storage>(
     launcher: Launcher<'_>,
     problem: Problem<S>,
-    scratch: Slice<f32>,
+    scratch: Scratch,
     log_sum_exp: Slice<f32>,
     losses: Slice<f32>,
 ) -> Result<()> {
     const NAME: &str = "item softmax";
     let call = Call::new(NAME, launcher, &problem)?;
     let most = problem.rows.most;
-    check_scratch(NAME, launcher, &problem, scratch)?;
+    check_scratch(NAME, &problem, scratch)?;
     check(NAME, "log-sum-exp", log_sum_exp, most)?;
     check(NAME, "losses", losses, most)?;
-    let floats = (call.splits * most * size_of::<f32>()) as u64;
-    let [maxima, sums, target_logits] = [0, 1, 2].map(|index| scratch.address + index * floats);
+    let floats = (scratch.splits * most * size_of::<f32>()) as u64;
+    let [maxima, sums, target_logits] =
+        [0, 1, 2].map(|index| scratch.memory.address + index * floats);
     let arguments = ForwardArguments {
         problem: call.arguments,
         maxima,
@@ -63,7 +78,7 @@ pub fn forward<S: Storage>(
         unused: 0,
     };
     let sweep = &call.sweep;
-    let grid = sweep.grid(most, call.splits, 1, sweep.shared());
+    let grid = sweep.grid(most, scratch.splits, 1, sweep.shared());
     let kernel = sweep.kernel("item_softmax_forward");
     // SAFETY: the problem's buffers have the lengths that its sizes ask for, and scratch has three floats for
     // every row and split.
@@ -77,7 +92,7 @@ pub fn forward<S: Storage>(
         log_sum_exp: log_sum_exp.address,
         losses: losses.address,
         most: most as u32,
-        splits: call.splits as u32,
+        splits: scratch.splits as u32,
         items: problem.items as u32,
         unused: 0,
     };
@@ -94,33 +109,33 @@ pub fn rows_backward<S: Storage>(
     launcher: Launcher<'_>,
     problem: Problem<S>,
     log_sum_exp: Slice<f32>,
-    scratch: Slice<f32>,
+    scratch: Scratch,
     d_head: Slice<S>,
 ) -> Result<()> {
     const NAME: &str = "item softmax, rows backward";
     let call = Call::new(NAME, launcher, &problem)?;
     let (most, width) = (problem.rows.most, problem.width);
-    check_scratch(NAME, launcher, &problem, scratch)?;
+    check_scratch(NAME, &problem, scratch)?;
     check(NAME, "log-sum-exp", log_sum_exp, most)?;
     check(NAME, "gradient of head", d_head, most * width)?;
     let arguments = RowsArguments {
         problem: call.arguments,
         log_sum_exp: log_sum_exp.address,
-        parts: scratch.address,
+        parts: scratch.memory.address,
         most: most as u32,
         unused: 0,
     };
     let sweep = &call.sweep;
-    let grid = sweep.grid(most, call.splits, sweep.channel_blocks(), sweep.product_shared());
+    let grid = sweep.grid(most, scratch.splits, sweep.channel_blocks(), sweep.product_shared());
     // SAFETY: the problem's buffers have the lengths that its sizes ask for, and scratch has a row for every row
     // and split.
     unsafe { launcher.device.launch(&sweep.kernel("item_softmax_rows"), grid, &arguments) }?;
     let arguments = RowsCombineArguments {
         rows: launcher.size(problem.rows.size),
-        parts: scratch.address,
+        parts: scratch.memory.address,
         d_head: d_head.address,
         most: most as u32,
-        splits: call.splits as u32,
+        splits: scratch.splits as u32,
         width: width as u32,
         unused: 0,
     };
@@ -179,7 +194,6 @@ pub fn table_backward<S: Storage>(
 struct Call<S> {
     sweep: Sweep<S>,
     arguments: ProblemArguments,
-    splits: usize,
 }
 
 impl<S: Storage> Call<S> {
@@ -187,24 +201,21 @@ impl<S: Storage> Call<S> {
         let sweep = Sweep::new(operation, problem.width)?;
         let arguments = ProblemArguments::new(operation, launcher, problem)?;
         check(operation, "targets", problem.targets, problem.rows.most)?;
-        let multiprocessors = launcher.device.multiprocessors();
-        let splits = splits(problem.rows.most, problem.items, multiprocessors);
-        Ok(Call { sweep, arguments, splits })
+        Ok(Call { sweep, arguments })
     }
 }
 
 fn check_scratch<S: Storage>(
     operation: &str,
-    launcher: Launcher<'_>,
     problem: &Problem<S>,
-    scratch: Slice<f32>,
+    scratch: Scratch,
 ) -> Result<()> {
-    let multiprocessors = launcher.device.multiprocessors();
-    let needed = scratch_len(problem.rows.most, problem.width, problem.items, multiprocessors);
-    if scratch.len >= needed {
+    let needed = scratch_len(scratch.splits, problem.rows.most, problem.width);
+    if scratch.splits > 0 && scratch.memory.len >= needed {
         return Ok(());
     }
-    let problem = format!("has {} elements where {needed} are needed", scratch.len);
+    let (len, splits) = (scratch.memory.len, scratch.splits);
+    let problem = format!("has {len} elements where {needed} are needed for {splits} splits");
     Err(failed(format!("{operation}: scratch"), problem))
 }
 

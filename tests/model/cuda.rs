@@ -1,12 +1,13 @@
 //! The CUDA engine as a whole: gradients under all options, training, ranking, and graphs.
 
 use super::{GradientCase, TrainingCase, replay, results, with_weights};
-use crate::util::cuda::{device, softgpu_at_work};
+use crate::util::cuda::{device, real_driver};
 use crate::util::draw;
 use crate::util::fixture::{Case, Results, cases, hold_bf16, hold_taken, segments};
 use b4r::batch::Batch;
 use b4r::config::{ModelConfig, TrainConfig};
 use b4r::cpu::CpuEngine;
+use b4r::cuda::batch::Capacity;
 use b4r::cuda::engine::CudaEngine;
 use b4r::cuda::memory::Storage;
 use b4r::model::engine::{Engine, State, Step, StepOutcome};
@@ -101,8 +102,11 @@ fn run(engine: &mut dyn Engine, steps: u64) -> (Vec<StepOutcome>, State) {
     (outcomes, engine.state().unwrap().into_owned())
 }
 
+/// With room for every [`batch`].
 fn cuda<S: Storage>() -> CudaEngine<S> {
-    CudaEngine::new(device(), &model(), &train(), ITEMS).unwrap()
+    let mut engine = CudaEngine::new(device(), &model(), &train(), ITEMS).unwrap();
+    engine.reserve_training(Capacity { tokens: 700, sequences: 14, rows: 300 }).unwrap();
+    engine
 }
 
 /// Both engines draw the same weights and the same dropout.
@@ -176,7 +180,7 @@ fn a_larger_batch_makes_room_for_itself() {
         small.target_segments = segments(&small.targets);
         small
     };
-    let mut engine = cuda::<f32>();
+    let mut engine = CudaEngine::<f32>::new(device(), &model(), &train(), ITEMS).unwrap();
     let mut reference = CpuEngine::new(&model(), &train(), ITEMS, 1).unwrap();
     for (number, batch) in
         [(1, small(1)), (2, small(2)), (3, small(3)), (4, batch(4)), (5, small(5))]
@@ -244,7 +248,7 @@ fn ranks_are_the_cpus() {
 /// Kernels a step: 4 forward and 6 backward a layer, and those outside of the layers.
 #[test]
 fn a_step_takes_few_launches() {
-    if !softgpu_at_work() {
+    if real_driver() {
         eprintln!("skipped: only the software GPU counts launches");
         return;
     }

@@ -140,8 +140,9 @@ fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
         bias: gpu.copy(&case.input("bias")),
     };
     let multiprocessors = launcher.device.multiprocessors();
-    let scratch_len = on_gpu::scratch_len(most, d, problem.items, multiprocessors);
-    let scratch = gpu.buffer(scratch_len);
+    let splits = on_gpu::splits(most, problem.items, multiprocessors);
+    let memory = gpu.buffer(on_gpu::scratch_len(splits, most, d));
+    let scratch = on_gpu::Scratch { memory, splits };
     let [log_sum_exp, losses] = [(); 2].map(|()| gpu.copy(&nan(most)));
     let d_head = gpu.store::<S>(&nan(most * d));
     let (d_table, d_bias) = (gpu.partials(problem.table.len), gpu.partials(problem.bias.len));

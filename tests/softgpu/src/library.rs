@@ -33,11 +33,6 @@ pub fn load() {
     load_from(library());
 }
 
-/// Whether this process has loaded the software GPU.
-pub fn loaded() -> bool {
-    EXPORTS.get().is_some()
-}
-
 /// Loads the software GPU with the kernels of this package's own tests instead.
 ///
 /// # Panics
