@@ -70,8 +70,9 @@ struct Event {
 Stream& stream_of(void* handle);
 // Does the operation, or adds it to the stream's capture.
 CUresult submit(void* stream, Operation operation);
-// For calls that a capture on this thread forbids: the error, and the capture is lost.
+// For calls that a capture forbids, on this thread or on a stream: the error, and the capture is lost.
 CUresult forbid_in_capture(const char* call);
+CUresult forbid_on(Stream& stream, const char* call);
 
 // Launches executed by the calling thread, by name.
 std::map<std::string, uint64_t>& launch_counts();

@@ -1,5 +1,4 @@
 // The calls that a running kernel makes.
-#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -42,7 +41,10 @@ void sync_warp(unsigned mask, Where where) { running_block->sync_warp(mask, wher
 
 void* static_shared(const SharedTag& tag) {
     void* memory = running_block->arena().variable(tag);
-    if (memory == nullptr) fault(LAUNCH_FAILED, "more than %zu bytes of static shared memory", STATIC_LIMIT);
+    if (memory == nullptr) {
+        fault(LAUNCH_FAILED, "%s: more than %zu bytes of static shared memory, or than %zu with dynamic", tag.name,
+              STATIC_LIMIT, DYNAMIC_LIMIT);
+    }
     return memory;
 }
 void* dynamic_shared() { return running_block->arena().dynamic(); }

@@ -24,12 +24,6 @@ void leave(const std::shared_ptr<Capture>& capture) {
     strict_captures.erase(std::remove(strict_captures.begin(), strict_captures.end(), capture), strict_captures.end());
 }
 
-CUresult forbid_on(Stream& stream, const char* call) {
-    if (stream.capture == nullptr) return CUDA_SUCCESS;
-    stream.capture->invalid = true;
-    return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(call) + " on a stream that captures");
-}
-
 }  // namespace
 
 Stream& stream_of(void* handle) {
@@ -52,6 +46,12 @@ CUresult forbid_in_capture(const char* call) {
     if (strict_captures.empty()) return CUDA_SUCCESS;
     for (const std::shared_ptr<Capture>& capture : strict_captures) capture->invalid = true;
     return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(call) + " while this thread captures");
+}
+
+CUresult forbid_on(Stream& stream, const char* call) {
+    if (stream.capture == nullptr) return CUDA_SUCCESS;
+    stream.capture->invalid = true;
+    return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(call) + " on a stream that captures");
 }
 
 }  // namespace softgpu

@@ -79,11 +79,11 @@ SOFTGPU_API CUresult cuMemFree_v2(Pointer pointer) {
 }
 // Memory nodes of graphs are not offered: all memory is allocated before a capture.
 SOFTGPU_API CUresult cuMemAllocAsync(Pointer* pointer, size_t bytes, void* stream) {
-    if (stream_of(stream).capture != nullptr) return forbid_in_capture("cuMemAllocAsync");
+    if (const CUresult error = forbid_on(stream_of(stream), "cuMemAllocAsync")) return error;
     return allocate_for(pointer, bytes);
 }
 SOFTGPU_API CUresult cuMemFreeAsync(Pointer pointer, void* stream) {
-    if (stream_of(stream).capture != nullptr) return forbid_in_capture("cuMemFreeAsync");
+    if (const CUresult error = forbid_on(stream_of(stream), "cuMemFreeAsync")) return error;
     return free_at(pointer);
 }
 
