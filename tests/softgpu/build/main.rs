@@ -1,5 +1,7 @@
 //! Builds `libcuda.so` from the kernels and the runtime, and a second one from the kernels with planted bugs.
 
+// The package itself includes this module too, and builds the variants with sanitizers.
+#[allow(dead_code)]
 mod compile;
 #[path = "../../../kernels/manifest.rs"]
 mod manifest;

@@ -90,7 +90,8 @@ unsigned char* take_pages(size_t bytes, Allocation& allocation) {
 void give_pages(const Allocation& allocation) {
     constexpr size_t KEPT = 4096;
     static auto* freed = new std::deque<Allocation>;
-    mmap(allocation.map, allocation.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    mmap(allocation.map, allocation.map_bytes, PROT_NONE, FLAGS, -1, 0);
     freed->push_back(allocation);
     if (freed->size() <= KEPT) return;
     munmap(freed->front().map, freed->front().map_bytes);
