@@ -94,5 +94,6 @@ class Block {
 extern __thread Block* running_block __attribute__((tls_model("initial-exec")));
 
 std::string describe(Index index);
+std::string describe(Where where);
 
 }  // namespace softgpu

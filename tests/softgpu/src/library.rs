@@ -7,12 +7,22 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The library with b4r's kernels: the one that SOFTGPU_LIBRARY names, else the one that the build script made.
+///
+/// # Panics
+/// When there was no C++ compiler to make it with.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let named = std::env::var_os("SOFTGPU_LIBRARY").filter(|path| !path.is_empty());
-        named.map_or_else(|| env!("SOFTGPU_KERNELS_LIBRARY").into(), PathBuf::from)
+        named.map_or_else(|| built(env!("SOFTGPU_KERNELS_LIBRARY")).into(), PathBuf::from)
     })
+}
+
+/// A library of the build script, if it could make any.
+fn built(path: &'static str) -> &'static Path {
+    let problem = env!("SOFTGPU_PROBLEM");
+    assert!(problem.is_empty(), "{problem}");
+    Path::new(path)
 }
 
 /// The image of all of b4r's kernels that the library of [`library`] accepts: a manifest without a fatbin.
@@ -38,7 +48,7 @@ pub fn load() {
 /// # Panics
 /// As [`load`].
 pub fn load_planted() {
-    load_from(Path::new(env!("SOFTGPU_PLANTED_LIBRARY")));
+    load_from(built(env!("SOFTGPU_PLANTED_LIBRARY")));
 }
 
 /// Loads a variant, which [`crate::variant`] has built.

@@ -31,10 +31,11 @@ pub fn variant(kernels: Kernels, sanitizer: Sanitizer) -> Result<Option<Variant>
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = Path::new(env!("OUT_DIR"));
     let b4r = Path::new(env!("SOFTGPU_KERNELS"));
-    let planted = package.join("planted");
     let (kernels, name, hash) = match kernels {
         Kernels::B4r => (b4r, "kernels", env!("SOFTGPU_KERNELS_HASH")),
-        Kernels::Planted => (planted.as_path(), "planted", env!("SOFTGPU_PLANTED_HASH")),
+        Kernels::Planted => {
+            (Path::new(env!("SOFTGPU_PLANTED")), "planted", env!("SOFTGPU_PLANTED_HASH"))
+        }
     };
     let library = Library {
         package,
