@@ -105,7 +105,8 @@ __device__ inline void add_rows(float (&sums)[2], const Tile<S, ROWS, COLUMNS>& 
 }
 
 // Adds the groups up in order. Shared memory is free before and after.
-template <class B> __device__ inline void assign_bias(const float (&sums)[2], BiasGroups<B>& groups, int outputs, float* bias) {
+template <class B>
+__device__ inline void assign_bias(const float (&sums)[2], BiasGroups<B>& groups, int outputs, float* bias) {
     using Groups = BiasGroups<B>;
     store_pair(&groups.at[threadIdx.x / Groups::PAIRS][2 * (threadIdx.x % Groups::PAIRS)], sums[0], sums[1]);
     __syncthreads();
@@ -124,12 +125,12 @@ template <class B> __device__ inline void linear_gradients(const LinearArguments
     LinearStages<B>& stages = shared.stages;
     int tile = blockIdx.x;
     const LinearMap map = find_map<B>(args, tile);
-    const int slot = blockIdx.y, outputs = map.outputs, inputs = map.inputs;
-    if (slot >= map.slots) return;
+    const int slot = blockIdx.y, slots = map.slots, outputs = map.outputs, inputs = map.inputs;
+    if (slot >= slots) return;
     const int tiles_across = ceil_div(inputs, B::COLUMNS);
     const int output = tile / tiles_across * B::ROWS, input = tile % tiles_across * B::COLUMNS;
 
-    const Span span = slot_span(*map.rows, map.slots, slot, B::CHUNK);
+    const Span span = slot_span(*map.rows, slots, slot, B::CHUNK);
     const Rows<S> dy{static_cast<const S*>(map.upstream), nullptr, span.end, outputs};
     const Rows<S> x{static_cast<const S*>(map.input), map.tokens, span.end, inputs};
     typename B::Sum sum;
