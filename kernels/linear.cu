@@ -62,20 +62,26 @@ template <class B> union LinearShared {
     BiasGroups<B> groups;
 };
 
-// Finds the map that tile `tile` of the launch belongs to; `tile` becomes its number within the map. Copies by
-// constant index: arguments have no addresses.
+// Finds the map that tile `tile` of the launch belongs to; `tile` becomes its number within the map. Each word is
+// selected by itself: a map selected as a whole would make the compiler take the address of the arguments.
 template <class B> __device__ inline LinearMap find_map(const LinearArguments& args, int& tile) {
-    LinearMap map = args.maps[0];
+    constexpr int WORDS = sizeof(LinearMap) / sizeof(uint32_t);
+    uint32_t words[WORDS] = {};
     bool found = false;
 #pragma unroll
     for (int i = 0; i < LINEAR_MAPS; ++i) {
-        const int tiles = ceil_div(args.maps[i].outputs, B::ROWS) * ceil_div(args.maps[i].inputs, B::COLUMNS);
-        if (!found && tile < tiles) {
-            map = args.maps[i];
-            found = true;
-        }
+        const LinearMap map = args.maps[i];
+        const int tiles = ceil_div(map.outputs, B::ROWS) * ceil_div(map.inputs, B::COLUMNS);
+        const uint32_t chosen = !found && tile < tiles ? 0xffffffffu : 0u;
+        found = found || tile < tiles;
         if (!found) tile -= tiles;
+        uint32_t of_map[WORDS];
+        memcpy(of_map, &map, sizeof map);
+#pragma unroll
+        for (int k = 0; k < WORDS; ++k) words[k] |= of_map[k] & chosen;
     }
+    LinearMap map;
+    memcpy(&map, words, sizeof map);
     return map;
 }
 
