@@ -9,7 +9,7 @@ use super::foreign::{self, Otherwise};
 use super::keys::{self, Key, Scope, Section};
 use super::parse::Problem;
 use super::value::{Value, shorten};
-use super::{Config, Metric, cli, validate, yaml};
+use super::{Config, Device, Metric, cli, validate, yaml};
 use crate::train::rundir;
 use crate::{Error, Result};
 
@@ -291,6 +291,7 @@ impl Draft {
     fn finish(mut self) -> Result<Resolved> {
         self.check_learner()?;
         self.check_rating_field()?;
+        self.translate_gpu_keys();
         self.compute_valid_metric();
         let origins = &self.resolved.origins;
         validate::validate(&self.resolved.config).map_err(|error| match error {
@@ -330,6 +331,25 @@ impl Draft {
                 "only ratings can be filtered by value; name the column in RATING_FIELD",
             )),
             None => Ok(()),
+        }
+    }
+
+    /// RecBole's `use_gpu` and `gpu_id`: a GPU only where there is one, so never more than `auto`; `device`
+    /// wins over both.
+    fn translate_gpu_keys(&mut self) {
+        let [use_gpu, gpu_id] = ["use_gpu", "gpu_id"].map(|name| self.written.get(name));
+        if use_gpu.is_none() && gpu_id.is_none() {
+            return;
+        }
+        let asked = gpu_id.and_then(|value| keys::gpu_id(value).ok()).unwrap_or_default();
+        let refused = use_gpu.is_some_and(|value| super::parse::boolean(value) == Ok(false));
+        let meant = if refused { Device::Cpu } else { asked };
+        let resolved = &mut self.resolved;
+        if !self.written.contains_key("device") {
+            resolved.config.run.device = meant;
+        } else if resolved.config.run.device != meant {
+            let device = resolved.config.run.device;
+            resolved.notes.push(format!("use_gpu, gpu_id: ignored: device is {device}"));
         }
     }
 

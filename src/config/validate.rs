@@ -2,7 +2,10 @@
 
 use super::keys;
 use super::parse::MAX_SIZE;
-use super::{BatchSize, Config, DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig};
+use super::{
+    BatchSize, Config, DataConfig, Device, EvalConfig, ModelConfig, Precision, RunConfig,
+    TrainConfig,
+};
 use crate::{Error, Result};
 
 /// Most distinct cut-offs; each is a column of results.
@@ -259,6 +262,12 @@ fn eval(eval: &EvalConfig) -> Result<()> {
 
 fn run(run: &RunConfig) -> Result<()> {
     size("threads", run.threads, 0, keys::MAX_THREADS as usize)?;
+    require(
+        !(run.precision == Some(Precision::Bf16) && run.device == Device::Cpu),
+        "precision",
+        || "bf16 needs a GPU; the CPU computes in f32".to_string(),
+        "write precision: f32, or leave it out; or write device: cuda",
+    )?;
     require(
         !(run.resume && run.overwrite),
         "overwrite",

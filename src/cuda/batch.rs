@@ -6,7 +6,8 @@ use super::memory::{Memory, Slice};
 use super::operands::{Count, Rows};
 use super::step::{Size, StepBlock};
 use crate::Result;
-use crate::batch::Batch;
+use crate::batch::{Batch, TrainingBatches};
+use crate::config::TrainConfig;
 use cudarc::driver::result;
 
 /// Every array begins at a multiple of this many words, 64 bytes.
@@ -31,6 +32,23 @@ impl Capacity {
             sequences: batch.sequence_count(),
             rows: batch.row_count(),
         }
+    }
+
+    /// What training batches need. The number of masked tokens is a matter of chance: room for six standard
+    /// deviations more than there are on average, and an epoch's windows may lie otherwise in the next.
+    pub fn of_training(batches: &TrainingBatches, train: &TrainConfig) -> Self {
+        let tokens = batches.max_tokens() as usize;
+        let plan = batches.epoch(0);
+        let most = (0..plan.len()).map(|index| plan.windows(index).len()).max().unwrap_or(0);
+        let sequences = (most + most / 4 + 16).min(tokens);
+        let (n, p) = (tokens as f64, train.mask_ratio);
+        let rows = (n * p + 6.0 * (n * p * (1.0 - p)).sqrt()).ceil() as usize + sequences;
+        Capacity { tokens, sequences, rows: rows.min(tokens) }
+    }
+
+    /// What ranking the last token of up to `sequences` sequences needs.
+    pub fn of_ranking(sequences: usize, max_len: usize) -> Self {
+        Capacity { tokens: sequences.saturating_mul(max_len), sequences, rows: sequences }
     }
 
     /// Whether a batch that needs `other` fits.
@@ -109,7 +127,6 @@ struct Places {
     targets: usize,
     row_of_token: usize,
     token_segments: [usize; 3],
-    target_segments: [usize; 3],
     total: usize,
 }
 
@@ -130,7 +147,6 @@ impl Places {
         let targets = take(rows);
         let row_of_token = take(tokens);
         let token_segments = [take(tokens), take(tokens + 1), take(tokens)];
-        let target_segments = [take(rows), take(rows + 1), take(rows)];
         Places {
             ids,
             positions,
@@ -140,7 +156,6 @@ impl Places {
             targets,
             row_of_token,
             token_segments,
-            target_segments,
             total: places.total,
         }
     }
@@ -152,7 +167,7 @@ pub struct BatchSlot {
     capacity: Capacity,
     pinned: Pinned,
     block: Slice<u32>,
-    _memory: Memory,
+    memory: Memory,
 }
 
 impl BatchSlot {
@@ -165,12 +180,12 @@ impl BatchSlot {
         let mut memory = Memory::default();
         let block = memory.take::<u32>(device, "batch", places.total)?;
         let pinned = Pinned::new(places.total)?;
-        Ok(BatchSlot { places, capacity, pinned, block, _memory: memory })
+        Ok(BatchSlot { places, capacity, pinned, block, memory })
     }
 
-    /// What fits.
-    pub fn capacity(&self) -> Capacity {
-        self.capacity
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.memory.bytes()
     }
 
     /// The step block.
@@ -193,7 +208,6 @@ impl BatchSlot {
             sequences: needed.sequences as u32,
             rows: needed.rows as u32,
             token_segments: batch.token_segments.keys.len() as u32,
-            target_segments: batch.target_segments.keys.len() as u32,
             ..step
         };
         let places = self.places;
@@ -208,14 +222,10 @@ impl BatchSlot {
         put(places.rows, &batch.rows);
         put(places.cu_rows, &batch.cu_rows);
         put(places.targets, &batch.targets);
-        for (places, segments) in [
-            (places.token_segments, &batch.token_segments),
-            (places.target_segments, &batch.target_segments),
-        ] {
-            put(places[0], &segments.keys);
-            put(places[1], &segments.offsets);
-            put(places[2], &segments.indices);
-        }
+        let segments = &batch.token_segments;
+        put(places.token_segments[0], &segments.keys);
+        put(places.token_segments[1], &segments.offsets);
+        put(places.token_segments[2], &segments.indices);
         let row_of_token = &mut words[places.row_of_token..][..needed.tokens];
         row_of_token.fill(u32::MAX);
         for (row, &token) in (0u32..).zip(&batch.rows) {
@@ -276,17 +286,9 @@ impl BatchSlot {
 
     /// Tokens by item.
     pub fn token_segments(&self) -> Segments {
-        self.segments(self.places.token_segments, self.capacity.tokens, Size::TokenSegments)
-    }
-
-    /// Rows by target.
-    pub fn target_segments(&self) -> Segments {
-        self.segments(self.places.target_segments, self.capacity.rows, Size::TargetSegments)
-    }
-
-    fn segments(&self, places: [usize; 3], most: usize, size: Size) -> Segments {
+        let (places, most) = (self.places.token_segments, self.capacity.tokens);
         Segments {
-            count: Count { size, most },
+            count: Count { size: Size::TokenSegments, most },
             keys: self.block.part(places[0], most),
             offsets: self.block.part(places[1], most + 1),
             indices: self.block.part(places[2], most),

@@ -1,5 +1,6 @@
 //! One GPU: its context, its stream, the loaded kernels, and the one place where kernels are launched.
 
+use super::choice::{self, Built};
 use super::kernels::{MODULES, Module};
 use super::memory::Slice;
 use crate::{Error, Result};
@@ -50,9 +51,7 @@ impl LoadedModule {
         // SAFETY: the image is a fatbin, which knows its length, or text that a zero byte ends, and static.
         unsafe { result::module::load_data(module.image.as_ptr().cast()) }
             .map(LoadedModule)
-            .map_err(|error| {
-                failed(format!("load the kernels of {}", module.name), error.to_string())
-            })
+            .map_err(|error| choice::not_loaded(module.name, error, &Built::THIS).into())
     }
 }
 
@@ -79,7 +78,7 @@ impl Device {
     /// Device `ordinal` with all kernels loaded.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::Device`], and [`Error::Config`] where the driver does not take the kernels.
     pub fn open(ordinal: usize) -> Result<Self> {
         // SAFETY: only asks the loader whether the driver's library can be opened.
         if !unsafe { sys::is_culib_present() } {

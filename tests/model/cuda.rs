@@ -1,7 +1,7 @@
 //! The CUDA engine as a whole: gradients under all options, training, ranking, and graphs.
 
 use super::{GradientCase, TrainingCase, replay, results, with_weights};
-use crate::util::cuda::device;
+use crate::util::cuda::{device, softgpu_at_work};
 use crate::util::draw;
 use crate::util::fixture::{Case, Results, cases, hold_bf16, hold_taken, segments};
 use b4r::batch::Batch;
@@ -51,6 +51,9 @@ fn training_agrees_with_pytorch() {
     }
 }
 
+/// Most kernels a step may launch outside of the layers: embedding, head, item softmax (logits once, a gradient
+/// each for rows and table), their backward passes, gradient norm and AdamW.
+const OUTSIDE: u64 = 14;
 /// Items of the runs below: as many as MovieLens-100K has.
 const ITEMS: usize = 1682;
 
@@ -236,4 +239,34 @@ fn ranks_are_the_cpus() {
     let share = |ranks: &[u32]| ranks.iter().map(|&r| 1.0 / f64::from(r)).sum::<f64>();
     let rounded = share(&rounded.rank(&batch, &seen).unwrap()) / share(&expected);
     assert!((rounded - 1.0).abs() <= 0.01, "reciprocal ranks in bf16 are {rounded} of the CPU's");
+}
+
+/// Kernels a step: 4 forward and 6 backward a layer, and those outside of the layers.
+#[test]
+fn a_step_takes_few_launches() {
+    if !softgpu_at_work() {
+        eprintln!("skipped: only the software GPU counts launches");
+        return;
+    }
+    let mut engine = cuda::<bf16>();
+    run(&mut engine, 3);
+    softgpu::reset_launches();
+    let step = Step { number: 4, seed: 3, learning_rate: 2e-3 };
+    engine.train_step(&batch(4), &step).unwrap();
+    engine.outcomes(true).unwrap();
+    let counts = softgpu::launch_counts();
+    let layers = model().n_layers as u64;
+    let of = |prefix: &str| -> u64 {
+        counts.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, count)| count).sum()
+    };
+    for forward in ["qkv_forward", "attention_forward", "projection_forward", "ffn_forward"] {
+        assert_eq!(of(forward), layers, "{forward}: {counts:?}");
+    }
+    for backward in ["ffn_backward", "projection_backward", "attention_backward", "qkv_backward"] {
+        assert_eq!(of(backward), layers, "{backward}: {counts:?}");
+    }
+    // Of each feed-forward network, of the maps around each attention, and of the head.
+    assert_eq!(of("linear_gradients"), 2 * layers + 1, "{counts:?}");
+    let outside = softgpu::launches() - 10 * layers;
+    assert!(outside <= OUTSIDE, "{outside} launches outside of the layers: {counts:?}");
 }

@@ -2,9 +2,14 @@
 //! tokens or some.
 
 use super::attention_dropout;
+use crate::util::cuda::{Gpu, count};
 use crate::util::fixture::{Case, Dropout, Results, hold};
 use b4r::cpu::attention::{self, Scratch, Sequences};
 use b4r::cpu::lane::Rows;
+use b4r::cuda::memory::{Slice, Storage};
+use b4r::cuda::operands::Count;
+use b4r::cuda::step::{Rate, Size, StepBlock};
+use b4r::{cuda, philox};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -85,9 +90,124 @@ fn cpu(case: &Case<Parameters>) -> Results {
         .grad("value", half(&d_kv, 1, width))
 }
 
+/// More room than a case needs: what lies beyond must stay as it was.
+const SPARE: usize = 3;
+/// What it was.
+const UNTOUCHED: f32 = 7.25;
+
+/// Sequences of a case on the device, in buffers with room for [`SPARE`] more sequences, tokens and queries.
+struct OnDevice {
+    gpu: Gpu,
+    sequences: cuda::attention::Sequences,
+    dropout: cuda::operands::AttentionDropout,
+}
+
+impl OnDevice {
+    fn new(case: &Case<Parameters>) -> Self {
+        let Parameters { heads, lengths, layer, dropout } = &case.parameters;
+        let [tokens, width] = *case.shape("key") else { panic!("key is a matrix") };
+        let rows = case.integers("rows");
+        let (cu_seqlens, cu_queries) = bounds(lengths, rows);
+        let gpu = Gpu::new(StepBlock {
+            tokens: tokens as u32,
+            sequences: lengths.len() as u32,
+            rows: rows.len() as u32,
+            number: dropout.step as u32,
+            key: philox::key(dropout.dropout_seed),
+            ..StepBlock::default()
+        });
+        // Numbers that nobody may take for a place in memory.
+        let spacious = |values: &[u32]| gpu.copy(&[values, &[u32::MAX; SPARE]].concat());
+        let cu_seqlens = spacious(&cu_seqlens);
+        let all = rows.len() == tokens;
+        let tokens = count(Size::Tokens, tokens + SPARE);
+        let sequences = cuda::attention::Sequences {
+            sequences: count(Size::Sequences, lengths.len() + SPARE),
+            cu_seqlens,
+            cu_queries: if all { cu_seqlens } else { spacious(&cu_queries) },
+            rows: match all {
+                true => cuda::operands::Rows::All,
+                false => cuda::operands::Rows::Selected {
+                    tokens: spacious(rows),
+                    rows: Default::default(),
+                },
+            },
+            tokens,
+            queries: if all { tokens } else { count(Size::Rows, rows.len() + SPARE) },
+            max_len: 1024,
+            heads: *heads,
+            width,
+        };
+        let dropout = cuda::operands::AttentionDropout {
+            layer: *layer,
+            rate: Rate::new(dropout.attention_dropout),
+        };
+        OnDevice { gpu, sequences, dropout }
+    }
+
+    /// Rows of `width` on the device, and [`SPARE`] more.
+    fn store<S: Storage>(&self, values: &[f32], width: usize) -> Slice<S> {
+        self.gpu.store(&[values, &vec![UNTOUCHED; SPARE * width]].concat())
+    }
+
+    /// Room for as much.
+    fn room<S: Storage>(&self, rows: Count, width: usize) -> Slice<S> {
+        self.gpu.store(&vec![UNTOUCHED; rows.most * width])
+    }
+
+    /// What was written there, and nothing else was.
+    fn load<S: Storage>(&self, slice: Slice<S>, width: usize) -> Vec<f32> {
+        let mut values = self.gpu.load(slice);
+        let beyond = values.split_off(values.len() - SPARE * width);
+        assert!(beyond.iter().all(|&x| x == UNTOUCHED), "written beyond the last row");
+        values
+    }
+}
+
+fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
+    let device = OnDevice::new(case);
+    let OnDevice { gpu, sequences, dropout } = &device;
+    let d = sequences.width;
+    let q = device.store::<S>(&case.input("query"), d);
+    let kv = side_by_side(&case.input("key"), &case.input("value"), d);
+    let kv = device.store::<S>(&kv, 2 * d);
+    let upstream = device.store::<S>(&case.input("upstream"), d);
+    let log_sum_exp = device.room::<f32>(sequences.queries, sequences.heads);
+    let context = device.room::<S>(sequences.queries, d);
+    let d_q = device.room::<S>(sequences.queries, d);
+    let d_kv = device.room::<S>(sequences.tokens, 2 * d);
+    let launcher = gpu.launcher();
+    cuda::attention::forward(launcher, sequences, *dropout, q, kv, log_sum_exp, context).unwrap();
+    cuda::attention::backward(
+        launcher,
+        sequences,
+        *dropout,
+        q,
+        kv,
+        log_sum_exp,
+        context,
+        upstream,
+        d_q,
+        d_kv,
+    )
+    .unwrap();
+    device.load(log_sum_exp, sequences.heads);
+    let d_kv = device.load(d_kv, 2 * d);
+    Results::default()
+        .out("context", device.load(context, d))
+        .grad("query", device.load(d_q, d))
+        .grad("key", half(&d_kv, 0, d))
+        .grad("value", half(&d_kv, 1, d))
+}
+
 #[test]
 fn cpu_agrees_with_pytorch() {
     hold("attention", "cpu", cpu);
+}
+
+#[test]
+fn cuda_f32_agrees_with_pytorch() {
+    hold("attention", "cuda f32", cuda::<f32>);
 }
 
 /// Scores of 500 and more, whose exponentials overflow unless the row's maximum is taken off first.

@@ -17,6 +17,12 @@ pub struct Gpu {
     step: Slice<StepBlock>,
 }
 
+/// Whether there is no real driver.
+pub fn softgpu_at_work() -> bool {
+    device();
+    softgpu::loaded()
+}
+
 /// A device of one's own: a real GPU's where there is a driver, else the software GPU's.
 pub fn device() -> Device {
     // SAFETY: only asks the loader whether a driver can be opened.
@@ -55,6 +61,11 @@ impl Gpu {
     pub fn store<S: Storage>(&self, values: &[f32]) -> Slice<S> {
         let stored: Vec<S> = values.iter().map(|&x| S::from_f32(x)).collect();
         self.copy(&stored)
+    }
+
+    /// Writes `values` over a buffer.
+    pub fn write<T: Pod>(&self, slice: Slice<T>, values: &[T]) {
+        self.device.upload(slice, values).unwrap();
     }
 
     /// A buffer to be written, with undefined values.

@@ -181,20 +181,25 @@ impl Library<'_> {
 }
 
 /// The C++ compiler: its path and the arguments that the target wants.
-struct Compiler {
+pub struct Compiler {
     path: PathBuf,
     arguments: Vec<OsString>,
 }
 
 impl Compiler {
-    fn command(&self) -> Command {
+    /// A call of it.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments);
         command
     }
 }
 
-fn compiler(target: &str) -> Result<Compiler, String> {
+/// Finds the C++ compiler for a target triple: CXX, or what the `cc` crate takes.
+///
+/// # Errors
+/// A sentence with the remedy, when there is none.
+pub fn compiler(target: &str) -> Result<Compiler, String> {
     let tool = cc::Build::new()
         .cpp(true)
         .cargo_metadata(false)

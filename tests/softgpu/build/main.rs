@@ -28,14 +28,12 @@ fn build() -> Result<(), String> {
         .join("../../kernels")
         .canonicalize()
         .map_err(|error| format!("cannot find the folder kernels/ of b4r: {error}"))?;
-    println!("cargo:rerun-if-env-changed=SOFTGPU_SANITIZE");
     println!("cargo:rerun-if-env-changed=CXX");
     for folder in
         [&kernels, &package.join("include"), &package.join("runtime"), &package.join("planted")]
     {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
-    let sanitizer = sanitizer()?;
     let planted = package.join("planted");
     let library = |kernels_of: &Path, name: &str| {
         let hash = manifest::hash(kernels_of)
@@ -45,14 +43,15 @@ fn build() -> Result<(), String> {
             kernels: kernels_of,
             include: &kernels,
             hash: &hash,
-            sanitizer,
+            sanitizer: Sanitizer::None,
             target: &target,
             cache: &out.join("objects"),
-            into: &out.join(name).join(sanitizer.name()),
+            into: &out.join(name).join(Sanitizer::None.name()),
         }
         .build()?;
         let key = name.to_uppercase();
         println!("cargo:rustc-env=SOFTGPU_{key}_LIBRARY={}", path.display());
+        println!("cargo:rustc-env=SOFTGPU_{key}_HASH={hash}");
         fs::write(out.join(format!("{name}.manifest")), image(kernels_of, &hash)?)
             .map_err(|error| format!("{name}.manifest: {error}"))?;
         Ok::<(), String>(())
@@ -60,7 +59,7 @@ fn build() -> Result<(), String> {
     library(&kernels, "kernels")?;
     library(&planted, "planted")?;
     println!("cargo:rustc-env=SOFTGPU_TARGET={target}");
-    println!("cargo:rustc-env=SOFTGPU_OUT={}", out.display());
+    println!("cargo:rustc-env=SOFTGPU_KERNELS={}", kernels.display());
     Ok(())
 }
 
@@ -73,15 +72,6 @@ fn image(kernels: &Path, hash: &str) -> Result<String, String> {
         names.extend(manifest::kernel_names(&text));
     }
     Ok(manifest::manifest(hash, None, &names) + "\0")
-}
-
-fn sanitizer() -> Result<Sanitizer, String> {
-    match env::var("SOFTGPU_SANITIZE").unwrap_or_default().as_str() {
-        "" => Ok(Sanitizer::None),
-        "address" => Ok(Sanitizer::Address),
-        "thread" => Ok(Sanitizer::Thread),
-        other => Err(format!("SOFTGPU_SANITIZE is {other:?}; it may be address, thread or absent")),
-    }
 }
 
 fn variable(name: &str) -> Result<String, String> {

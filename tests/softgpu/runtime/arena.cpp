@@ -38,7 +38,7 @@ void show(unsigned char* from, size_t bytes) {
     std::memset(from, POISON, bytes);
 }
 
-bool is_guard(const unsigned char* from, size_t bytes) {
+[[maybe_unused]] bool is_guard(const unsigned char* from, size_t bytes) {
     for (size_t i = 0; i < bytes; ++i) {
         if (from[i] != GUARD) return false;
     }

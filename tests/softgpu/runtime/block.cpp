@@ -39,7 +39,7 @@ void Block::begin(Launch& launch, Index index) {
     order_release(&tokens_->start);
     for (unsigned number = 0; number < count_; ++number) {
         Fiber& fiber = fibers_[number];
-        if (fiber.stack.bottom == nullptr) make_stack(fiber.stack);
+        if (fiber.stack.bottom == nullptr) make_stack(fiber.stack, number);
         prepare_stack(fiber.stack, entry);
         const Index threads = launch.threads;
         fiber.view.thread = {number % threads.x, number / threads.x % threads.y, number / threads.x / threads.y};

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 
@@ -12,6 +13,8 @@ namespace softgpu {
 namespace {
 
 constexpr size_t PAGE = 4096;
+// Addresses on both sides of an allocation that nothing else gets.
+constexpr size_t ZONE = size_t{1} << 20;
 constexpr unsigned char POISON = 0xff;
 constexpr unsigned char GUARD = 0xa5;
 // Kernels ask for 16 bytes at most. A GPU aligns to 256; the end of an allocation is watched more closely here.
@@ -58,8 +61,6 @@ std::map<uintptr_t, Allocation>::iterator at_or_below(Device& device, uintptr_t 
 
 // From the sanitizer's allocator, which has zones of its own.
 unsigned char* take_pages(size_t bytes, Allocation& allocation) {
-    const size_t room = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    (void)room;
     void* memory = nullptr;
     if (posix_memalign(&memory, ALIGNMENT, bytes) != 0) return nullptr;
     allocation.map = static_cast<unsigned char*>(memory);
@@ -70,28 +71,37 @@ bool intact(uintptr_t, const Allocation&) { return true; }
 
 #else
 
-// Pages of their own, the last byte as near to a page that cannot be touched as the alignment allows.
+// Pages of their own, the last byte as near to the zone behind them as the alignment allows.
 unsigned char* take_pages(size_t bytes, Allocation& allocation) {
     const size_t room = (bytes + PAGE - 1) / PAGE * PAGE;
-    allocation.map_bytes = room + 2 * PAGE;
+    allocation.map_bytes = room + 2 * ZONE;
     void* map = mmap(nullptr, allocation.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) return nullptr;
     allocation.map = static_cast<unsigned char*>(map);
-    unsigned char* pages = allocation.map + PAGE;
+    unsigned char* pages = allocation.map + ZONE;
     mprotect(pages, room, PROT_READ | PROT_WRITE);
     unsigned char* memory = pages + room - (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     std::memset(pages, GUARD, static_cast<size_t>(memory - pages));
     std::memset(memory + bytes, GUARD, static_cast<size_t>(pages + room - (memory + bytes)));
     return memory;
 }
-void give_pages(const Allocation& allocation) { munmap(allocation.map, allocation.map_bytes); }
+// The pages go, the addresses stay taken for a while: what still uses them is seen.
+void give_pages(const Allocation& allocation) {
+    constexpr size_t KEPT = 4096;
+    static auto* freed = new std::deque<Allocation>;
+    mmap(allocation.map, allocation.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    freed->push_back(allocation);
+    if (freed->size() <= KEPT) return;
+    munmap(freed->front().map, freed->front().map_bytes);
+    freed->pop_front();
+}
 
 bool intact(uintptr_t address, const Allocation& allocation) {
     const unsigned char* memory = reinterpret_cast<const unsigned char*>(address);
-    for (const unsigned char* at = allocation.map + PAGE; at < memory; ++at) {
+    for (const unsigned char* at = allocation.map + ZONE; at < memory; ++at) {
         if (*at != GUARD) return false;
     }
-    const unsigned char* end = allocation.map + allocation.map_bytes - PAGE;
+    const unsigned char* end = allocation.map + allocation.map_bytes - ZONE;
     for (const unsigned char* at = memory + allocation.bytes; at < end; ++at) {
         if (*at != GUARD) return false;
     }

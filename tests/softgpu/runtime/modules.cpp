@@ -25,6 +25,12 @@ struct Function {
 
 namespace {
 
+// What an image gives access to.
+struct Module {
+    std::string names;  // of its kernels, each between spaces
+    std::map<std::string, Function> functions;
+};
+
 std::map<std::string, Kernel>& kernels() {
     static auto* kernels = new std::map<std::string, Kernel>;
     return *kernels;
@@ -137,19 +143,21 @@ SOFTGPU_API CUresult cuModuleLoadData(void** module, const void* image) {
         return refuse(CUDA_ERROR_INVALID_IMAGE, "the image was made from other kernels than this software GPU: their hash is " +
                                                     hash + ", its own " + KERNELS_HASH);
     }
-    *module = new std::map<std::string, Function>;
+    *module = new Module{" " + manifest_value(static_cast<const char*>(image), "kernels") + " ", {}};
     return CUDA_SUCCESS;
 }
 SOFTGPU_API CUresult cuModuleUnload(void* module) {
-    delete static_cast<std::map<std::string, Function>*>(module);
+    delete static_cast<Module*>(module);
     return CUDA_SUCCESS;
 }
-SOFTGPU_API CUresult cuModuleGetFunction(void** function, void* module, const char* name) {
+SOFTGPU_API CUresult cuModuleGetFunction(void** function, void* handle, const char* name) {
     *function = nullptr;
+    Module& module = *static_cast<Module*>(handle);
     const auto found = kernels().find(name);
-    if (found == kernels().end()) return refuse(CUDA_ERROR_NOT_FOUND, std::string("no kernel is called ") + name);
-    auto& functions = *static_cast<std::map<std::string, Function>*>(module);
-    *function = &functions.emplace(name, Function{&found->second}).first->second;
+    if (found == kernels().end() || module.names.find(std::string(" ") + name + " ") == std::string::npos) {
+        return refuse(CUDA_ERROR_NOT_FOUND, std::string("no kernel of the module is called ") + name);
+    }
+    *function = &module.functions.emplace(name, Function{&found->second}).first->second;
     return CUDA_SUCCESS;
 }
 

@@ -1,9 +1,11 @@
 #include "signals.h"
 
+#include <dlfcn.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <cstdio>
 #include <mutex>
 #include <string>
 
@@ -27,13 +29,28 @@ struct sigaction before_segv, before_bus, before_fpe;
 
 __thread int fault_signal;
 __thread const void* fault_address;
+__thread const void* fault_instruction;
+
+// "; addr2line -ie libcuda.so 0x1234 tells the line"
+std::string where() {
+    Dl_info info;
+    if (dladdr(fault_instruction, &info) == 0 || info.dli_fname == nullptr) return {};
+    char text[32];
+    std::snprintf(text, sizeof text, " 0x%zx", static_cast<size_t>(static_cast<const char*>(fault_instruction) -
+                                                                    static_cast<const char*>(info.dli_fbase)));
+    return std::string("; addr2line -ie ") + info.dli_fname + text + " tells the line";
+}
 
 // Where the fiber continues: at the top of its own stack, on which nothing is needed any more.
 [[noreturn]] void land() {
     const int signal = fault_signal;
-    const void* address = fault_address;
-    if (signal == SIGFPE) running_block->fail(LAUNCH_FAILED, "division of an integer by zero");
-    running_block->fail(ILLEGAL_ADDRESS, "illegal address " + describe_address(address));
+    const unsigned char* address = static_cast<const unsigned char*>(fault_address);
+    const Stack& stack = running_block->running().stack;
+    if (signal == SIGFPE) running_block->fail(LAUNCH_FAILED, "division of an integer by zero" + where());
+    if (address < stack.bottom && address + PAGE >= stack.bottom) {
+        running_block->fail(LAUNCH_FAILED, "more than " + std::to_string(STACK) + " bytes of stack" + where());
+    }
+    running_block->fail(ILLEGAL_ADDRESS, "illegal address " + describe_address(address) + where());
 }
 
 void handle(int signal, siginfo_t* info, void* raw) {
@@ -45,6 +62,7 @@ void handle(int signal, siginfo_t* info, void* raw) {
     fault_signal = signal;
     fault_address = info->si_addr;
     ucontext_t* context = static_cast<ucontext_t*>(raw);
+    fault_instruction = reinterpret_cast<const void*>(context->uc_mcontext.gregs[REG_RIP]);
     const Stack& stack = running_block->running().stack;
     context->uc_mcontext.gregs[REG_RSP] = static_cast<greg_t>(reinterpret_cast<uintptr_t>(stack.bottom + stack.size) - 24);
     context->uc_mcontext.gregs[REG_RIP] = reinterpret_cast<greg_t>(land);

@@ -6,8 +6,10 @@
 #[path = "../build/compile.rs"]
 pub mod compile;
 mod library;
+mod variant;
 
 pub use library::{
     MemoryLimit, last_fault, launch_counts, launches, library, limit_memory, load, load_planted,
-    manifest, planted_manifest, reset_launches, set_seed,
+    load_variant, loaded, manifest, planted_manifest, reset_launches, set_seed,
 };
+pub use variant::{Kernels, Variant, variant};

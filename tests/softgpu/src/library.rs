@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The library with b4r's kernels.
+/// The library with b4r's kernels: the one that SOFTGPU_LIBRARY names, else the one that the build script made.
 pub fn library() -> &'static Path {
-    Path::new(env!("SOFTGPU_KERNELS_LIBRARY"))
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let named = std::env::var_os("SOFTGPU_LIBRARY").filter(|path| !path.is_empty());
+        named.map_or_else(|| env!("SOFTGPU_KERNELS_LIBRARY").into(), PathBuf::from)
+    })
 }
 
 /// The image of all of b4r's kernels that the library of [`library`] accepts: a manifest without a fatbin.
@@ -29,6 +33,11 @@ pub fn load() {
     load_from(library());
 }
 
+/// Whether this process has loaded the software GPU.
+pub fn loaded() -> bool {
+    EXPORTS.get().is_some()
+}
+
 /// Loads the software GPU with the kernels of this package's own tests instead.
 ///
 /// # Panics
@@ -37,16 +46,24 @@ pub fn load_planted() {
     load_from(Path::new(env!("SOFTGPU_PLANTED_LIBRARY")));
 }
 
+/// Loads a variant, which [`crate::variant`] has built.
+///
+/// # Panics
+/// As [`load`].
+pub fn load_variant(path: &Path) {
+    load_from(path);
+}
+
 /// What the library exports beside the driver's entry points.
 struct Exports {
     handle: usize,
 }
 
-static EXPORTS: OnceLock<(Exports, &'static Path)> = OnceLock::new();
+static EXPORTS: OnceLock<(Exports, PathBuf)> = OnceLock::new();
 
-fn load_from(path: &'static Path) {
-    let (_, loaded) = EXPORTS.get_or_init(|| (open(path), path));
-    assert_eq!(*loaded, path, "one process has one software GPU");
+fn load_from(path: &Path) {
+    let (_, loaded) = EXPORTS.get_or_init(|| (open(path), path.to_path_buf()));
+    assert_eq!(loaded, path, "one process has one software GPU");
 }
 
 fn open(path: &Path) -> Exports {

@@ -4,6 +4,15 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError,
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
+/// The argument of every kernel in bugs.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Buffers {
+    pub input: u64,
+    pub output: u64,
+    pub count: i32,
+}
+
 /// A device with one stream.
 pub struct Device {
     pub stream: Arc<CudaStream>,
@@ -11,9 +20,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens it and loads the planted kernels.
+    /// Opens the software GPU, which is loaded already.
     pub fn open() -> Self {
-        softgpu::load_planted();
         let context = CudaContext::new(0).unwrap();
         // SAFETY: nothing was allocated before.
         unsafe { context.disable_event_tracking() };
@@ -59,11 +67,5 @@ impl Device {
     /// The address of a slice.
     pub fn address<T>(&self, slice: &CudaSlice<T>) -> u64 {
         slice.device_ptr(&self.stream).0
-    }
-
-    /// Fresh memory that nobody wrote.
-    pub fn fresh<T: cudarc::driver::DeviceRepr>(&self, count: usize) -> CudaSlice<T> {
-        // SAFETY: that it is uninitialised is what tests want.
-        unsafe { self.stream.alloc::<T>(count) }.unwrap()
     }
 }

@@ -1,6 +1,6 @@
 //! Kernels without bugs give the right numbers, by launch and by graph.
 
-use crate::device::Device;
+use crate::planted;
 use cudarc::driver::sys;
 
 #[derive(Clone, Copy)]
@@ -63,7 +63,7 @@ pub fn product(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
 
 #[test]
 fn vectors_are_added_and_the_tail_is_left_alone() {
-    let device = Device::open();
+    let device = planted();
     let (a, b) = (small_numbers(1000, 1), small_numbers(1000, 2));
     let (on_a, on_b) =
         (device.stream.clone_htod(&a).unwrap(), device.stream.clone_htod(&b).unwrap());
@@ -81,7 +81,7 @@ fn vectors_are_added_and_the_tail_is_left_alone() {
 
 #[test]
 fn blocks_add_up_through_shuffles_and_shared_memory() {
-    let device = Device::open();
+    let device = planted();
     let input = small_numbers(256 * 7, 3);
     let on_device = device.stream.clone_htod(&input).unwrap();
     let sums = device.stream.alloc_zeros::<f32>(7).unwrap();
@@ -93,7 +93,7 @@ fn blocks_add_up_through_shuffles_and_shared_memory() {
 
 #[test]
 fn matrices_are_multiplied_by_tensor_cores() {
-    let device = Device::open();
+    let device = planted();
     let (m, n, k) = (128, 192, 160);
     let (a, b) = (small_numbers(m * k, 4), small_numbers(n * k, 5));
     let transposed: Vec<f32> = (0..k * n).map(|i| b[i % n * k + i / n]).collect();
@@ -118,7 +118,7 @@ fn matrices_are_multiplied_by_tensor_cores() {
 
 #[test]
 fn a_replayed_graph_equals_eager_launches() {
-    let device = Device::open();
+    let device = planted();
     let stream = &device.stream;
     let input = small_numbers(256 * 4, 6);
     let mut on_device = stream.alloc_zeros::<f32>(input.len()).unwrap();
