@@ -180,8 +180,9 @@ template <class S, int WIDTH> __device__ void ffn_forward(FfnForward<S> args) {
         // All are through with the chunk before: this step began with a barrier.
         store_chunk<B>(tiles.hidden, hidden, [&](int column, float& x, float& y) {
             if (chunk + column >= inner_width) return;
-            x += args.inner_bias[chunk + column];
-            y += args.inner_bias[chunk + column + 1];
+            const float2 bias = *reinterpret_cast<const float2*>(args.inner_bias + chunk + column);
+            x += bias.x;
+            y += bias.y;
         });
         __syncthreads();
         activate(chunk);

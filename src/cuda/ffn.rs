@@ -209,7 +209,7 @@ pub fn backward<S: Storage>(
     let begin = TailBackward::new(OPERATION, rows.most, maps.width, norm, gradient, gradient)?;
     let begin = begin.before(OPERATION, rows.most, &tail, d_linear)?;
     let Some(block) = RowBlock::of::<S>(maps.width) else {
-        let blocks = tail::backward_blocks(rows, 1, &tail, norm_partials);
+        let blocks = tail::backward_blocks(rows, tail::row_groups(maps.width), &norm);
         // SAFETY: as in `forward`; where there is a norm there are as many blocks as parts.
         unsafe { tail::launch_backward::<S>(launcher, rows, blocks, begin) }?;
         return backward_wide(launcher, rows, maps, hidden, gradient, d_linear, d_hidden, d_input);
@@ -226,7 +226,7 @@ pub fn backward<S: Storage>(
         inner_width: maps.inner_width as u32,
         activation: code(Some(maps.activation)),
     };
-    let blocks = tail::backward_blocks(rows, block.rows, &tail, norm_partials);
+    let blocks = tail::backward_blocks(rows, block.rows, &norm);
     let grid = block.grid(blocks, BACKWARD_SHARED);
     let kernel = format!("ffn_backward_{}_{}", block.name(), S::NAME);
     // SAFETY: as in `forward`, with FfnBackward; where there is a norm there are as many blocks as parts.

@@ -144,7 +144,7 @@ pub fn backward<S: Storage>(
     let begin = TailBackward::new(OPERATION, rows.most, width, norm, gradient, gradient)?;
     let begin = begin.before(OPERATION, rows.most, &tail, d_linear)?;
     let Some(block) = RowBlock::of::<S>(width) else {
-        let blocks = tail::backward_blocks(rows, 1, &tail, norm_partials);
+        let blocks = tail::backward_blocks(rows, tail::row_groups(width), &norm);
         let grid = tail::wide_grid::<S>(WIDE, Side::Inputs, rows.most, width);
         let product = WideBackward {
             rows: launcher.size(rows.size),
@@ -169,7 +169,7 @@ pub fn backward<S: Storage>(
         d_context: d_context.address,
         tail: begin,
     };
-    let blocks = tail::backward_blocks(rows, block.rows, &tail, norm_partials);
+    let blocks = tail::backward_blocks(rows, block.rows, &norm);
     let grid = block.grid(blocks, BACKWARD_SHARED);
     let kernel = format!("projection_backward_{}_{}", block.name(), S::NAME);
     // SAFETY: as in `forward`, with ProjectionBackward; where there is a norm there are as many blocks as parts.

@@ -207,17 +207,16 @@ pub(super) fn norm_backward<S>(
     }
 }
 
-/// Blocks of a backward pass whose blocks have `block_rows` rows at a time: one for each part of the norm's
-/// gradients, or, where there is no norm, as many as there may be tiles of rows.
-pub(super) fn backward_blocks(
+/// Blocks of a backward pass: one for each part of the norm's gradients, or, where there is no norm, one for each
+/// `block_rows` rows that there may be.
+pub(super) fn backward_blocks<S>(
     rows: Count,
     block_rows: usize,
-    tail: &Tail,
-    partials: Option<NormPartials>,
+    norm: &Option<(Norm, NormSaved<S>, NormPartials)>,
 ) -> usize {
-    match (tail.norm, partials) {
-        (Some(_), Some(partials)) => partials.weight.slots as usize,
-        _ => rows.most.div_ceil(block_rows),
+    match norm {
+        Some((_, _, partials)) => partials.weight.slots as usize,
+        None => rows.most.div_ceil(block_rows),
     }
 }
 
@@ -337,11 +336,10 @@ pub(super) unsafe fn launch_forward<S: Storage>(
     }
     let step = launcher.step.address;
     let arguments = Arguments { rows: launcher.size(rows.size), step, input, tail };
-    let (class, threads) = row_kernel(tail.width);
-    // Rows that a block holds at a time, and how many of them it fetches ahead: ROWS_AHEAD.
-    let groups = threads as usize / (class / 8).min(32);
+    let (class, threads) = row_kernel(tail.width as usize);
+    // How many rows a group of lanes fetches ahead: ROWS_AHEAD.
     let ahead = if class > 256 { 1 } else { 8 / size_of::<S>() };
-    let grid = Grid::new(rows.most.div_ceil(groups * ahead), threads);
+    let grid = Grid::new(rows.most.div_ceil(row_groups(tail.width as usize) * ahead), threads);
     let kernel = format!("layernorm_forward_d{class}_{}", S::NAME);
     // SAFETY: the arguments mirror LayernormForward; the addresses are the caller's matter.
     unsafe { launcher.device.launch(&kernel, grid, &arguments) }
@@ -366,14 +364,20 @@ pub(super) unsafe fn launch_backward<S: Storage>(
     }
     let step = launcher.step.address;
     let arguments = Arguments { rows: launcher.size(rows.size), step, tail };
-    let (class, threads) = row_kernel(tail.width);
+    let (class, threads) = row_kernel(tail.width as usize);
     let kernel = format!("layernorm_backward_d{class}_{}", S::NAME);
     // SAFETY: the arguments mirror LayernormBackward; the addresses are the caller's matter.
     unsafe { launcher.device.launch(&kernel, Grid::new(blocks, threads), &arguments) }
 }
 
 /// Class and threads of a kernel of `layernorm.cu`.
-fn row_kernel(width: u32) -> (usize, u32) {
-    let class = row_class(width as usize);
+fn row_kernel(width: usize) -> (usize, u32) {
+    let class = row_class(width);
     (class, if class < 1024 { 256 } else { 128 })
+}
+
+/// Rows that a block of such a kernel holds at a time: `GROUPS`.
+pub(super) fn row_groups(width: usize) -> usize {
+    let (class, threads) = row_kernel(width);
+    threads as usize / (class / 8).min(32)
 }

@@ -4,6 +4,7 @@ use super::batch::Capacity;
 use super::device::Device;
 use super::item_softmax;
 use super::memory::{Memory, Slice, Storage};
+use super::tiles::FUSED_WIDTH;
 use crate::Result;
 use crate::config::{ModelConfig, NormPlacement};
 use crate::model::activations::{
@@ -97,7 +98,8 @@ impl Taker<'_> {
             )?,
             hidden: self.rows(
                 "hidden layer of the feed-forward network",
-                if kept { queries } else { 0 },
+                // Wide rows leave the chip between the two maps.
+                if kept || d > FUSED_WIDTH { queries } else { 0 },
                 f,
             )?,
             output: self.rows("output of a layer", queries, d)?,
