@@ -188,13 +188,15 @@ __device__ inline void update_chunk(const UpdateArguments& args, const Chunk& ch
 template <class S> __device__ inline void update(const UpdateArguments& args) {
     const Step& step = *args.step;
     const uint32_t rows = *args.rows;
+    STATIC_SHARED(uint32_t, halted);
+    // Whoever finds the flag that the first block sets in this very launch comes to the same decision by itself. The
+    // sums below have barriers.
+    if (threadIdx.x == 0) halted = atomicOr(args.halted, 0u);
     const float norm = sqrtf(list_sum(args.squares, args.chunk_count));
     const float loss = list_sum(args.losses, rows) / static_cast<float>(max(rows, 1u));
-    // Whoever sees the flag that the first block sets in this very launch has come to the same decision by itself.
-    volatile uint32_t* halted = args.halted;
-    const bool skip = *halted != 0 || !is_finite(norm) || !is_finite(loss);
+    const bool skip = halted != 0 || !is_finite(norm) || !is_finite(loss);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
-        if (skip) *halted = 1;
+        if (skip) atomicOr(args.halted, 1u);
         args.outcomes[step.number % args.outcome_count] = {step.number, skip, loss, norm};
     }
     if (skip) return;

@@ -7,17 +7,18 @@
 // channels makes the logits of a tile again, turns them into softmax - onehot(target) (in shared memory, as S), and
 // multiplies them by the same tile of the table, sums in registers; `rows_combine` adds the splits up, in order.
 // table_backward: dE = (softmax - onehot)^T h / P, db its column sums: the same with the sides changed, a block for a
-// tile of items and up to 256 channels, all rows. 4 P D V FLOPs each up to D = 256, where one column of blocks has all
+// tile of items, up to 256 channels and a slot's share of the rows; each slot assigns its part of both gradients, for
+// the gradient norm to add up. Few items want slots to fill the device. 4 P D V FLOPs each up to D = 256, where one column of blocks has all
 // channels. A target's -1 goes into the product, not into a second pass: in bf16 that is the rounding
-// that autograd's bf16 has, and it costs a comparison a row and tile.
+// that autograd's bf16 has, and it costs little more than a comparison a row and tile.
 //
-// Launch: 256 threads, tiles of 64 x 64 (32 x 32 in float at D > 128). Shared memory, bf16: 28, 52, 68, 37 KiB
-// forward at D <= 64, 128, 256, 1,024; 37, 61, 77, 80 KiB backward; so 2 blocks or more on a multiprocessor of 164 KiB.
+// Launch: 256 threads, tiles of 64 x 64 (32 x 32 in float at D > 128). Shared memory, bf16: 27, 51, 66, 36 KiB
+// forward at D <= 64, 128, 256, 1,024; 37, 61, 76, 78 KiB backward; so 2 blocks or more on a multiprocessor of 164 KiB.
 // Registers at most 128. A tile of the table is read from the L2 cache once for 64 rows: 64 FLOPs a byte forward, 128
 // backward; DRAM sees the table about once, the head's rows once a split. Scratch: 2 splits + 1 floats a row forward,
 // splits D backward.
-// Per logit there are about 10 ALU instructions and one exponential beside 4 D (8 D) FLOPs: at D = 64 both take
-// about the same time on an A100, from D = 128 on the tensor cores decide.
+// Per logit there are about 6 ALU instructions and one power beside 2 D (4 D) FLOPs: at D = 64 both take about the
+// same time on an A100, from D = 128 on the tensor cores decide.
 // Alternatives: logits in bf16 in memory (6 P D V FLOPs, wins from D = 128 on; costs memory that grows with V);
 // 128-row tiles (half the L2 traffic, one block a multiprocessor at D = 256).
 #include "common/run.cuh"
@@ -67,16 +68,21 @@ template <class S> struct RowsCombine {
 template <class S> struct TableBackward {
     ItemProblem<S> problem;
     const float* log_sum_exp;  // [P]
-    float* d_table;            // [V + 2, D]
-    float* d_bias;             // [V + 1]
+    float* d_table;            // part 0 of [V + 2, D]
+    float* d_bias;             // part 0 of [V + 1]
+    uint64_t d_table_stride;
+    uint64_t d_bias_stride;
 };
 
-// e^x: exact in float, where storage is bf16 as fast as the hardware has it.
-template <class S> __device__ inline float exponential(float x);
-template <> __device__ inline float exponential<float>(float x) { return expf(x); }
-template <> __device__ inline float exponential<bf16>(float x) { return __expf(x); }
+// Logits are kept in units of which power() gives the exponential: as they are in float, whose exponential is exact;
+// in units of log 2 in bf16, where the hardware has powers of two.
+template <class S> constexpr float UNIT = 1.0f;
+template <> constexpr float UNIT<bf16> = 1.44269504f;
+template <class S> __device__ inline float power(float x);
+template <> __device__ inline float power<float>(float x) { return expf(x); }
+template <> __device__ inline float power<bf16>(float x) { return exp2_fast(x); }
 
-// Sum of e^(x - top) over some x, none larger than `top`.
+// Sum of power(x - top) over some x, none larger than `top`.
 struct Running {
     float top, sum;
 };
@@ -86,7 +92,7 @@ __device__ inline float finite_top(float top) { return top == NEGATIVE_INFINITY 
 
 template <class S> __device__ inline Running merge(const Running& a, const Running& b) {
     const float top = fmaxf(a.top, b.top), base = finite_top(top);
-    return {top, a.sum * exponential<S>(a.top - base) + b.sum * exponential<S>(b.top - base)};
+    return {top, a.sum * power<S>(a.top - base) + b.sum * power<S>(b.top - base)};
 }
 
 // Takes a lane's scores of one tile in.
@@ -97,10 +103,10 @@ __device__ inline void take_in(Running& running, typename Sweep::Scores& scores,
 #pragma unroll
     for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c) top = fmaxf(top, Sweep::score(scores, row_slot, c));
     const float base = finite_top(top);
-    running.sum *= exponential<S>(running.top - base);
+    running.sum *= power<S>(running.top - base);
 #pragma unroll
     for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c)
-        running.sum += exponential<S>(Sweep::score(scores, row_slot, c) - base);
+        running.sum += power<S>(Sweep::score(scores, row_slot, c) - base);
     running.top = top;
 }
 
@@ -115,7 +121,7 @@ __device__ inline void merge_rows(const Running (&running)[Sweep::ROW_SLOTS], Pu
 #pragma unroll
     for (int s = 0; s < Sweep::ROW_SLOTS; ++s) {
         const float top = row_max(running[s].top);
-        const float sum = row_sum(running[s].sum * exponential<S>(running[s].top - finite_top(top)));
+        const float sum = row_sum(running[s].sum * power<S>(running[s].top - finite_top(top)));
         if (lane_index() % 4 == 0) parts.at[warp_index() % SWEEP_WARP_COLUMNS][Sweep::row(s)] = {top, sum};
     }
     __syncthreads();
@@ -127,17 +133,9 @@ __device__ inline void merge_rows(const Running (&running)[Sweep::ROW_SLOTS], Pu
     put(row, whole);
 }
 
-// Bias of the items in a lane's columns; negative infinity for those that are not within `end`.
-template <class Sweep>
-__device__ inline void load_bias(float (&bias)[Sweep::COLUMN_SLOTS], const float* from, uint32_t tile, uint32_t end) {
-#pragma unroll
-    for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c) {
-        const uint32_t item = tile + Sweep::column(c);
-        bias[c] = item < end ? from[item + 1] : NEGATIVE_INFINITY;
-    }
-}
-
 template <class Sweep> __device__ void softmax_forward(const SoftmaxForward<typename Sweep::S>& args) {
+    using S = typename Sweep::S;
+    constexpr float NATURAL = 1.0f / UNIT<S>;
     auto& shared = *reinterpret_cast<typename Sweep::Shared*>(DYNAMIC_SHARED());
     const auto& problem = args.problem;
     const uint32_t rows = *problem.rows, first = blockIdx.x * Sweep::TILE;
@@ -152,25 +150,35 @@ template <class Sweep> __device__ void softmax_forward(const SoftmaxForward<type
         target[s] = row < rows ? problem.targets[row] - 1 : ~0u;
     }
     float bias[Sweep::COLUMN_SLOTS];
-    sweep_scores<Sweep>(
-        shared, problem.width, first, problem.head_rows(), items.begin, items.end, problem.item_rows(),
-        [&](uint32_t tile) { load_bias<Sweep>(bias, problem.bias, tile, items.end); },
-        [&](uint32_t tile, typename Sweep::Scores& scores) {
+    const auto load_bias = [&](uint32_t tile) {
 #pragma unroll
-            for (int s = 0; s < Sweep::ROW_SLOTS; ++s) {
+        for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c) {
+            const uint32_t item = tile + Sweep::column(c);
+            bias[c] = item < items.end ? UNIT<S> * problem.bias[item + 1] : NEGATIVE_INFINITY;
+        }
+    };
+    const auto look = [&](uint32_t tile, typename Sweep::Scores& scores) {
 #pragma unroll
-                for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c) {
-                    Sweep::score(scores, s, c) += bias[c];
-                    if (tile + Sweep::column(c) == target[s])
-                        args.target_logits[first + Sweep::row(s)] = Sweep::score(scores, s, c);
-                }
-                take_in<Sweep>(running[s], scores, s);
+        for (int s = 0; s < Sweep::ROW_SLOTS; ++s) {
+#pragma unroll
+            for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c) {
+                float& x = Sweep::score(scores, s, c);
+                x = fmaf(x, UNIT<S>, bias[c]);
             }
-        });
+            if (target[s] - (tile + Sweep::warp_column()) < 8 * Sweep::COLUMNS)
+#pragma unroll
+                for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c)
+                    if (tile + Sweep::column(c) == target[s])
+                        args.target_logits[first + Sweep::row(s)] = Sweep::score(scores, s, c) * NATURAL;
+            take_in<Sweep>(running[s], scores, s);
+        }
+    };
+    sweep_scores<Sweep>(shared, problem.width, first, problem.head_rows(), items.begin, items.end, problem.item_rows(),
+                        load_bias, look);
     merge_rows<Sweep>(running, [&](int row, const Running& whole) {
         if (first + row >= rows) return;
         const size_t at = static_cast<size_t>(blockIdx.y) * args.most + first + row;
-        args.maxima[at] = whole.top;
+        args.maxima[at] = whole.top * NATURAL;
         args.sums[at] = whole.sum;
     });
 }
@@ -191,14 +199,14 @@ __device__ inline void softmax_combine(const SoftmaxCombine& args) {
     args.losses[row] = known ? log_sum_exp - args.target_logits[row] : __builtin_nanf("");
 }
 
-// The two sides of a gradient. term(i) is what a side adds to the logits of its row i, so that their exponential is
-// the probability; negative infinity where there is no such row.
+// The two sides of a gradient. term(i) is what a side adds to the logits of its row i, in their units, so that their
+// power is the probability; negative infinity where there is no such row.
 template <class S> struct HeadSide {
     MatrixRows<S> rows;
     const float* log_sum_exp;
     const uint32_t* targets;
     static constexpr bool HAS_TARGETS = true;
-    __device__ float term(uint32_t row) const { return row < rows.count ? -log_sum_exp[row] : NEGATIVE_INFINITY; }
+    __device__ float term(uint32_t row) const { return row < rows.count ? -UNIT<S> * log_sum_exp[row] : NEGATIVE_INFINITY; }
     // Item index, from 0.
     __device__ uint32_t target(uint32_t row) const { return row < rows.count ? targets[row] - 1 : ~0u; }
 };
@@ -207,7 +215,7 @@ template <class S> struct TableSide {
     MatrixRows<S> rows;
     const float* bias;
     static constexpr bool HAS_TARGETS = false;
-    __device__ float term(uint32_t item) const { return item < rows.count ? bias[item + 1] : NEGATIVE_INFINITY; }
+    __device__ float term(uint32_t item) const { return item < rows.count ? UNIT<S> * bias[item + 1] : NEGATIVE_INFINITY; }
 };
 
 // out[TILE, up to WIDTH channels] = (softmax - onehot) right, for left rows `first` and on and the right rows of
@@ -221,6 +229,24 @@ template <class Sweep> struct GradientProduct {
 
     static __device__ int product_row() { return 16 * ROWS * (warp_index() / SWEEP_WARP_COLUMNS); }
     static __device__ int product_channel() { return 8 * COLUMNS * (warp_index() % SWEEP_WARP_COLUMNS); }
+
+    // Subtracts 1 where row and column are a row of the head and its target. Few tiles have one, so that a lane asks
+    // for its whole part of the tile first.
+    template <bool HEAD_LEFT, int SLOTS>
+    static __device__ void subtract_targets(typename Sweep::Scores& scores, const uint32_t (&target)[SLOTS],
+                                            uint32_t first, uint32_t tile) {
+        const uint32_t begin = HEAD_LEFT ? tile + Sweep::warp_column() : first + Sweep::warp_row();
+        constexpr uint32_t COUNT = HEAD_LEFT ? 8 * Sweep::COLUMNS : 16 * Sweep::ROWS;
+#pragma unroll
+        for (int t = 0; t < SLOTS; ++t) {
+            if (target[t] - begin >= COUNT) continue;
+#pragma unroll
+            for (int i = 0; i < (HEAD_LEFT ? Sweep::COLUMN_SLOTS : Sweep::ROW_SLOTS); ++i) {
+                const uint32_t item = HEAD_LEFT ? tile + Sweep::column(i) : first + Sweep::row(i);
+                if (item == target[t]) Sweep::score(scores, HEAD_LEFT ? t : i, HEAD_LEFT ? i : t) -= 1.0f;
+            }
+        }
+    }
 
     template <class Left, class Right>
     __device__ void run(typename Sweep::ProductShared& shared, uint32_t first, const Left& left, const Right& right,
@@ -249,11 +275,13 @@ template <class Sweep> struct GradientProduct {
 #pragma unroll
                 for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c) {
                     float& x = Sweep::score(scores, s, c);
-                    x = exponential<S>(x + (left_term[s] + right_term[c]));
-                    const uint32_t item = Left::HAS_TARGETS ? tile + Sweep::column(c) : first + Sweep::row(s);
-                    if (target[Left::HAS_TARGETS ? s : c] == item) x -= 1.0f;
-                    totals[s] += x;
+                    x = power<S>(fmaf(x, UNIT<S>, left_term[s] + right_term[c]));
                 }
+            subtract_targets<Left::HAS_TARGETS>(scores, target, first, tile);
+#pragma unroll
+            for (int s = 0; s < Sweep::ROW_SLOTS; ++s)
+#pragma unroll
+                for (int c = 0; c < Sweep::COLUMN_SLOTS; ++c) totals[s] += Sweep::score(scores, s, c);
             for_each_pair(scores, [&](int row, int column, float& x, float& y) {
                 store_pair(shared.factors.row(Sweep::warp_row() + row) + Sweep::warp_column() + column, x, y);
             });
@@ -359,19 +387,22 @@ template <class Sweep> __device__ void table_backward(const TableBackward<typena
     const float weight = 1.0f / static_cast<float>(max(rows, 1u));
     const HeadSide<S> head = {problem.head_rows(), args.log_sum_exp, problem.targets};
     const TableSide<S> table = {problem.item_rows(), problem.bias};
+    const SplitRange range = split_range(rows, gridDim.z, blockIdx.z, Sweep::TILE);
+    float* d_table = args.d_table + blockIdx.z * args.d_table_stride;
+    float* d_bias = args.d_bias + blockIdx.z * args.d_bias_stride;
     GradientProduct<Sweep> product;
-    product.run(shared, first, table, head, {0, rows}, first_channel);
-    float* to = args.d_table + static_cast<size_t>(first + 1) * width + first_channel;
+    product.run(shared, first, table, head, range, first_channel);
+    float* to = d_table + static_cast<size_t>(first + 1) * width + first_channel;
     product.store(to, width, problem.items - first, width - first_channel, weight);
-    if (blockIdx.y == 0) assign_bias<Sweep>(product.totals, weight, first, problem.items, args.d_bias);
+    if (blockIdx.y == 0) assign_bias<Sweep>(product.totals, weight, first, problem.items, d_bias);
     if (blockIdx.x > 0) return;
     // PAD and MASK take no part.
     for (uint32_t channel = first_channel + threadIdx.x; channel < min(first_channel + Sweep::WIDTH, width);
          channel += SWEEP_THREADS) {
-        args.d_table[channel] = 0.0f;
-        args.d_table[static_cast<size_t>(problem.items + 1) * width + channel] = 0.0f;
+        d_table[channel] = 0.0f;
+        d_table[static_cast<size_t>(problem.items + 1) * width + channel] = 0.0f;
     }
-    if (blockIdx.y == 0 && threadIdx.x == 0) args.d_bias[0] = 0.0f;
+    if (blockIdx.y == 0 && threadIdx.x == 0) d_bias[0] = 0.0f;
 }
 
 KERNEL(item_softmax_forward_d64_f32, 256, 2, SoftmaxForward<float>, (softmax_forward<Sweep<float, 64>>))

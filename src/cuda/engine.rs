@@ -34,6 +34,9 @@ use std::sync::Arc;
 /// Steps that run kernel by kernel before the first is captured: every kernel has then been loaded.
 const EAGER_STEPS: u64 = 1;
 
+/// Rows of a batch, for choosing how many parts the output table's gradient is summed in.
+const USUAL_ROWS: usize = 2048;
+
 /// The model on a GPU, activations and matrices stored as `S`.
 pub struct CudaEngine<S> {
     model: ModelConfig,
@@ -97,7 +100,7 @@ impl<S: Storage> CudaEngine<S> {
         items: usize,
     ) -> Result<Self> {
         let table = ParameterTable::new(model, items);
-        let weights = Weights::new(&device, &table, slots(&device, model))?;
+        let weights = Weights::new(&device, &table, slots(&device, model, items))?;
         weights.load(&device, &initial_parameters(&table, model.initializer_range, train.seed))?;
         Ok(CudaEngine {
             model: model.clone(),
@@ -408,15 +411,9 @@ impl<'a, S: Storage> Plan<'a, S> {
         log_sum_exp: Slice<f32>,
         d_sums: Slice<S>,
     ) -> Result<()> {
-        let d_items = self.weights.gradient(&self.table.item_embedding);
-        item_softmax::table_backward(
-            launcher,
-            problem,
-            log_sum_exp,
-            batch.target_segments(),
-            self.weights.gradient(&self.table.output_table()),
-            self.weights.gradient(&self.table.output_bias),
-        )?;
+        let d_items = self.weights.item_gradient(self.table);
+        let (d_table, d_bias) = self.weights.output_partials(self.table);
+        item_softmax::table_backward(launcher, problem, log_sum_exp, d_table, d_bias)?;
         if !self.model.tied {
             self.device.clear(d_items)?;
         }
@@ -443,10 +440,19 @@ impl<'a, S: Storage> Plan<'a, S> {
 
 /// Parts that sums over tokens are split in: enough blocks for every multiprocessor, where one matrix alone
 /// does not have them. At least two, so that no order of parts goes untested.
-fn slots(device: &Device, model: &ModelConfig) -> Slots {
+fn slots(device: &Device, model: &ModelConfig, items: usize) -> Slots {
     let wanted = 2 * device.multiprocessors();
     let tiles = 2 * model.hidden_size.div_ceil(64) * model.inner_size.div_ceil(64);
-    Slots { matrices: (wanted / tiles as u32).clamp(2, 32), norms: wanted.max(2) }
+    Slots {
+        matrices: (wanted / tiles as u32).clamp(2, 32),
+        norms: wanted.max(2),
+        tables: item_softmax::table_slots(
+            USUAL_ROWS,
+            model.hidden_size,
+            items,
+            device.multiprocessors(),
+        ),
+    }
 }
 
 impl<S: Storage> Engine for CudaEngine<S> {

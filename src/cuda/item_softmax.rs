@@ -2,8 +2,8 @@
 
 use super::device::{Grid, failed};
 use super::memory::{Slice, Storage, check};
-use super::operands::{Count, Launcher};
-use super::sweep::{ProblemArguments, Sweep, THREADS, splits};
+use super::operands::{Count, Launcher, Partials};
+use super::sweep::{ProblemArguments, Sweep, THREADS, splits, table_splits};
 use crate::Result;
 use bytemuck::NoUninit;
 
@@ -130,8 +130,14 @@ pub fn rows_backward<S: Storage>(
     unsafe { launcher.device.launch(&kernel, grid, &arguments) }
 }
 
-/// Assigns all of d_table `[V + 2, D]` (rows 0 and V + 1 become 0) and d_bias `[V + 1]` (entry 0 becomes 0), the
-/// gradients of the mean loss.
+/// Number of parts that [`table_backward`] should make for up to `rows` rows: 1, which may then be the gradient itself,
+/// unless there are so few items that most of the device would have nothing to do.
+pub fn table_slots(rows: usize, width: usize, items: usize, multiprocessors: u32) -> u32 {
+    table_splits(rows, width, items, multiprocessors) as u32
+}
+
+/// Assigns all parts of d_table `[V + 2, D]` (rows 0 and V + 1 become 0) and d_bias `[V + 1]` (entry 0 becomes 0), the
+/// gradients of the mean loss; both have the same number of slots.
 ///
 /// # Errors
 /// As [`forward`].
@@ -139,24 +145,33 @@ pub fn table_backward<S: Storage>(
     launcher: Launcher<'_>,
     problem: Problem<S>,
     log_sum_exp: Slice<f32>,
-    d_table: Slice<f32>,
-    d_bias: Slice<f32>,
+    d_table: Partials,
+    d_bias: Partials,
 ) -> Result<()> {
     const NAME: &str = "item softmax, table backward";
     let call = Call::new(NAME, launcher, &problem)?;
     check(NAME, "log-sum-exp", log_sum_exp, problem.rows.most)?;
-    check(NAME, "gradient of table", d_table, problem.table.len)?;
-    check(NAME, "gradient of bias", d_bias, problem.bias.len)?;
+    check(NAME, "gradient of table", d_table.first, problem.table.len)?;
+    check(NAME, "gradient of bias", d_bias.first, problem.bias.len)?;
+    if d_table.slots != d_bias.slots {
+        return Err(failed(
+            NAME,
+            "the gradients of table and bias have different numbers of slots",
+        ));
+    }
     let arguments = TableArguments {
         problem: call.arguments,
         log_sum_exp: log_sum_exp.address,
-        d_table: d_table.address,
-        d_bias: d_bias.address,
+        d_table: d_table.first.address,
+        d_bias: d_bias.first.address,
+        d_table_stride: d_table.stride as u64,
+        d_bias_stride: d_bias.stride as u64,
     };
     let sweep = &call.sweep;
-    let grid = sweep.grid(problem.items, sweep.channel_blocks(), 1, sweep.product_shared());
+    let (slots, shared) = (d_table.slots as usize, sweep.product_shared());
+    let grid = sweep.grid(problem.items, sweep.channel_blocks(), slots, shared);
     // SAFETY: the problem's buffers have the lengths that its sizes ask for, and gradients those of what they
-    // belong to.
+    // belong to, in parts as `Partials` says.
     unsafe { launcher.device.launch(&sweep.kernel("item_softmax_table"), grid, &arguments) }
 }
 
@@ -254,4 +269,6 @@ struct TableArguments {
     log_sum_exp: u64,
     d_table: u64,
     d_bias: u64,
+    d_table_stride: u64,
+    d_bias_stride: u64,
 }

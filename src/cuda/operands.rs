@@ -73,6 +73,13 @@ pub struct Partials {
     pub slots: u32,
 }
 
+impl Partials {
+    /// One part only, which is the gradient itself.
+    pub fn whole(gradient: Slice<f32>) -> Self {
+        Partials { first: gradient, stride: gradient.len, slots: 1 }
+    }
+}
+
 /// Parts of a linear map's gradients, both with the same number of slots.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearPartials {

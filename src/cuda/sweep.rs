@@ -105,6 +105,14 @@ pub(super) fn splits(rows: usize, items: usize, multiprocessors: u32) -> usize {
     wanted.min(items.div_ceil(SPLIT_TILE)).clamp(1, MOST_SPLITS)
 }
 
+/// Over how many blocks the rows are split for each tile of items, so that there are at most two blocks for each
+/// multiprocessor.
+pub(super) fn table_splits(rows: usize, width: usize, items: usize, multiprocessors: u32) -> usize {
+    let tiles = items.div_ceil(SPLIT_TILE).max(1) * width.div_ceil(NARROW).max(1);
+    let wanted = 2 * multiprocessors as usize / tiles;
+    wanted.min(rows.div_ceil(SPLIT_TILE)).clamp(1, MOST_SPLITS)
+}
+
 /// Mirrors `ItemProblem` of kernels/common/sweep.cuh.
 #[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
