@@ -66,6 +66,16 @@ template <class S> __device__ inline float log_sum_exp_of(const AttentionBackwar
     return args.log_sum_exp[static_cast<size_t>(place.query + query) * args.attention.heads + place.head];
 }
 
+// What gradients of scores are multiplied by on their way to queries and keys. The weight of an only key is 1
+// whatever its score; without this, rounding of the context would leave a remainder of its gradient.
+__device__ inline float scale_of_scores(const Attention& attention, const Place& place) {
+    return place.keys > 1 ? attention.scale : 0.0f;
+}
+
+template <int NT> __device__ inline void scale_all(float (&sum)[1][NT][4], float factor) {
+    for_each_entry(sum, [&](int, int, float& x) { x *= factor; });
+}
+
 // dK and dV of the rows that `place` says, from all queries of the sequence, transposed throughout: a warp's
 // scores are 16 keys down and STEP queries across.
 template <class Shape>
@@ -145,9 +155,8 @@ __device__ inline void backward_of_keys(const AttentionBackward<typename Shape::
         __syncthreads();  // the next step is here, and all are done with this one
     }
     if (!busy) return;
-    const float key_factors[2] = {attention.scale, attention.scale}, value_factors[2] = {survivor_scale, survivor_scale};
-    scale_rows(d_k, key_factors);
-    scale_rows(d_v, value_factors);
+    scale_all(d_k, scale_of_scores(attention, place));
+    scale_all(d_v, survivor_scale);
     store_rows(shared.k, d_k, width, HeadRows<S>(args.d_kv, place.key, place.keys, 2 * d, channel).from(place.first));
     store_rows(shared.v, d_v, width,
                HeadRows<S>(args.d_kv + d, place.key, place.keys, 2 * d, channel).from(place.first));
@@ -219,8 +228,7 @@ __device__ inline void backward_of_queries(const AttentionBackward<typename Shap
         __syncthreads();  // the next step is here, and all are done with this one
     }
     if (!busy) return;
-    const float factors[2] = {attention.scale, attention.scale};
-    scale_rows(d_q, factors);
+    scale_all(d_q, scale_of_scores(attention, place));
     store_rows(shared.q, d_q, width,
                HeadRows<S>(args.d_q, place.query, place.queries, d, channel).from(place.first));
 }

@@ -30,7 +30,7 @@ pub struct Sequences {
     pub width: usize,
 }
 
-/// Kernels for heads up to a width; mirrors the shapes in `kernels/attention.cu`.
+/// Kernels for heads up to a width; mirrors the table of shapes in `kernels/attention.cu`.
 struct Class {
     /// Largest `K`; narrower heads are filled up with zeros on the chip.
     width: usize,
