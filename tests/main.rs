@@ -1,6 +1,7 @@
 //! All integration tests, in one binary so that they link once.
 
 mod all_data; // training on everything, for deployment
+mod baseline; // popularity and Markov against their definition
 mod batch; // windows, masks, packing, segments, prefetch
 mod cli; // the programs as a user runs them: flags, bad input, exit codes, kill and resume
 mod config; // YAML, flags, suggestions

@@ -26,11 +26,11 @@ use crate::{Error, Result, memory};
 use init_from::{Counts, Source};
 use prepare::Prepared;
 use progress::say;
-use results::{ALL_DATA, Protocol, Results};
+use results::{ALL_DATA, BaselineResults, Protocol, Results, arranged};
 use resume::Restored;
 use rundir::RunDir;
 use signals::Signals;
-use training_loop::{TrainingLoop, metric_map};
+use training_loop::TrainingLoop;
 
 /// What `b4r-train` does: [`Trainer::run`], then the test metrics as the last line on stdout.
 ///
@@ -124,7 +124,8 @@ impl Trainer {
         begin(&config, &mut training, restored, taken_over)?;
         training.train()?;
         let tested = training.test()?;
-        let results = summary(&config, &prepared, &training, tested);
+        let baselines = training.baselines()?;
+        let results = summary(&config, &prepared, &training, &tested, &baselines);
         results.write(&directory.results())?;
         Ok(results)
     }
@@ -177,7 +178,8 @@ fn summary(
     config: &Config,
     prepared: &Prepared,
     training: &TrainingLoop<'_>,
-    [filtered, kept]: [crate::eval::Metrics; 2],
+    tested: &[crate::eval::Metrics; 2],
+    baselines: &[crate::baseline::Evaluation],
 ) -> Results {
     let at = training.counters();
     let best = at.stopping.best.as_ref();
@@ -185,8 +187,7 @@ fn summary(
     let epochs = at.epoch + u32::from(at.step_in_epoch > 0);
     let all_data = config.data.all_data;
     let filter_seen = config.eval.filter_seen;
-    let (test, other) = if filter_seen { (&filtered, &kept) } else { (&kept, &filtered) };
-    let other = metric_map(other);
+    let [test, test_seen_kept, test_seen_filtered] = arranged(tested, filter_seen);
     Results {
         version: env!("CARGO_PKG_VERSION").to_string(),
         dataset: prepared.dataset.name.clone(),
@@ -201,10 +202,11 @@ fn summary(
         steps: at.step,
         ended_by: training.ended_by().to_string(),
         valid: best.map(|best| best.metrics.clone()).unwrap_or_default(),
-        test: metric_map(test),
-        test_seen_kept: (filter_seen && !all_data).then(|| other.clone()),
-        test_seen_filtered: (!filter_seen && !all_data).then_some(other),
-        seen_targets: filtered.seen_targets,
+        test: test.unwrap_or_default(),
+        test_seen_kept,
+        test_seen_filtered,
+        baselines: baselines.iter().map(|b| BaselineResults::new(b, filter_seen)).collect(),
+        seen_targets: tested[0].seen_targets,
         protocol: Protocol {
             split: match config.eval.split {
                 _ if all_data => ALL_DATA.to_string(),
@@ -212,12 +214,13 @@ fn summary(
             },
             mode: "full".to_string(),
             filter_seen,
-            test_rows: test.rows,
+            test_rows: tested[0].rows,
         },
         train_seconds: at.train_seconds,
         eval_seconds: at.eval_seconds,
         tokens_per_second: at.tokens as f64 / at.train_seconds.max(1e-9),
         peak_rss_bytes: memory::peak_resident(),
+        data: Some(prepared.statistics.clone()),
     }
 }
 

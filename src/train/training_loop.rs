@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::data::EvalRow;
 use crate::eval::{self, Metrics, RankedData};
 use crate::model::engine::{Engine, State, Step};
-use crate::{Error, Result, config};
+use crate::{Error, Result, baseline, config};
 use serde_json::{Map, Value};
 use std::time::Instant;
 
@@ -138,6 +138,26 @@ impl<'a> TrainingLoop<'a> {
         Ok(both)
     }
 
+    /// What the baselines come to on the same rows; none where there are no rows, or no memory for them.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn baselines(&self) -> Result<Vec<baseline::Evaluation>> {
+        if self.config.data.all_data {
+            return Ok(Vec::new());
+        }
+        let Prepared { sequences, split, dataset, .. } = self.prepared;
+        let check = || self.signals.check();
+        let found = baseline::evaluate(self.config, sequences, split, dataset.item_count(), &check);
+        found.or_else(|error| match error {
+            Error::Memory { .. } => {
+                say(format_args!("the results are without baselines: {error}"));
+                Ok(Vec::new())
+            }
+            error => Err(error),
+        })
+    }
+
     /// Where the run stands.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -250,7 +270,9 @@ impl<'a> TrainingLoop<'a> {
                 self.prepared.plan.planned_steps,
             ),
             valid: metrics.clone(),
+            tokens: counters.tokens,
             seconds: counters.train_seconds + counters.eval_seconds,
+            train_seconds: counters.train_seconds,
         };
         let improved = !all_data
             && counters.stopping.observe(Best { epoch, step: counters.step, value, metrics });
