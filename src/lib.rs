@@ -43,8 +43,11 @@ pub mod eval;
 pub mod memory;
 pub mod model;
 pub mod philox;
+pub mod plot;
 pub mod recommend;
+pub mod report;
 pub mod serve;
+pub mod tracking;
 pub mod train;
 
 pub use config::Config;

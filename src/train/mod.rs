@@ -22,7 +22,8 @@ use crate::config::{Config, SplitRule};
 use crate::cpu::CpuEngine;
 use crate::data::Dataset;
 use crate::model::engine::Engine;
-use crate::{Error, Result, memory};
+use crate::tracking::wandb::Wandb;
+use crate::{Error, Result, memory, report};
 use init_from::{Counts, Source};
 use prepare::Prepared;
 use progress::say;
@@ -120,15 +121,32 @@ impl Trainer {
             &prepared.sequences,
         )?;
         say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
+        let wandb = Wandb::start(&config, directory.path());
         let mut training = TrainingLoop::new(&config, &prepared, &directory, &mut engine, &signals);
-        begin(&config, &mut training, restored, taken_over)?;
-        training.train()?;
-        let tested = training.test()?;
-        let baselines = training.baselines()?;
-        let results = summary(&config, &prepared, &training, &tested, &baselines);
-        results.write(&directory.results())?;
-        Ok(results)
+        let outcome = begin(&config, &mut training, restored, taken_over)
+            .and_then(|()| complete(&config, &prepared, &directory, &mut training));
+        if let Some(wandb) = wandb {
+            wandb.finish();
+        }
+        outcome
     }
+}
+
+/// Trains, tests and writes down what came of it.
+fn complete(
+    config: &Config,
+    prepared: &Prepared,
+    directory: &RunDir,
+    training: &mut TrainingLoop<'_>,
+) -> Result<Results> {
+    training.train()?;
+    let tested = training.test()?;
+    let baselines = training.baselines()?;
+    let results = summary(config, prepared, training, &tested, &baselines);
+    results.write(&directory.results())?;
+    training.close_events(&results);
+    report::write_or_say(directory.path());
+    Ok(results)
 }
 
 /// The results of a run that has nothing left to do.
@@ -142,6 +160,10 @@ fn finished(
     let ended = training_loop::ended_by(config, &restored?.counters, steps_per_epoch)?;
     let results = Results::read(&directory.results())?;
     say(format_args!("{} is finished (ended by {ended})", directory.path().display()));
+    report::write_or_say(directory.path());
+    if let Some(wandb) = Wandb::start(config, directory.path()) {
+        wandb.finish();
+    }
     Some(results)
 }
 

@@ -14,12 +14,13 @@ use super::resume::Restored;
 use super::rundir::{RunDir, items_sha256};
 use super::schedule::{learning_rate, planned_steps};
 use super::signals::Signals;
-use super::{files, model_file};
+use super::{files, model_file, results::Results};
 use crate::batch::loader::prefetch;
 use crate::config::Config;
 use crate::data::EvalRow;
 use crate::eval::{self, Metrics, RankedData};
 use crate::model::engine::{Engine, State, Step};
+use crate::tracking::tensorboard::EventFile;
 use crate::{Error, Result, baseline, config};
 use serde_json::{Map, Value};
 use std::time::Instant;
@@ -35,6 +36,8 @@ pub struct TrainingLoop<'a> {
     items_sha256: String,
     counters: Counters,
     best: Option<Vec<f32>>,
+    /// Begun by [`Self::train`], when the log is what it should be.
+    events: Option<EventFile>,
 }
 
 impl<'a> TrainingLoop<'a> {
@@ -56,6 +59,7 @@ impl<'a> TrainingLoop<'a> {
             items_sha256: items_sha256(&prepared.dataset.items),
             counters: Counters::default(),
             best: None,
+            events: None,
         }
     }
 
@@ -90,6 +94,11 @@ impl<'a> TrainingLoop<'a> {
     /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
     /// intact.
     pub fn train(&mut self) -> Result<()> {
+        let lines = metrics_log::read(&self.directory.metrics()).unwrap_or_else(|error| {
+            say(format_args!("{error}\nTensorBoard will see this run from here on"));
+            Vec::new()
+        });
+        self.events = Some(EventFile::begin(&self.directory.events(), self.config, &lines));
         while ended_by(self.config, &self.counters, self.steps_per_epoch()).is_none() {
             self.steps()?;
             if self.counters.step_in_epoch < self.steps_per_epoch() {
@@ -156,6 +165,13 @@ impl<'a> TrainingLoop<'a> {
             }
             error => Err(error),
         })
+    }
+
+    /// Ends the log for TensorBoard with what the run came to.
+    pub fn close_events(&mut self, results: &Results) {
+        if let Some(events) = &mut self.events {
+            events.finish(results);
+        }
     }
 
     /// Where the run stands.
@@ -288,6 +304,9 @@ impl<'a> TrainingLoop<'a> {
         ));
         let log = self.directory.metrics();
         counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
+        if let Some(events) = &mut self.events {
+            events.append(&line);
+        }
         if improved {
             self.best = Some(self.engine.parameters().into_owned());
         }
