@@ -35,6 +35,7 @@
 
 pub mod baseline;
 pub mod batch;
+pub mod bench;
 pub mod config;
 pub mod cpu;
 pub mod data;

@@ -1,4 +1,4 @@
-//! `b4r-bench`: measures the engine on generated sequences.
+//! `b4r-bench`: measures the engine on generated sequences, and compares runs.
 
 use b4r::batch::loader::prefetch;
 use b4r::batch::training::TrainingBatches;
@@ -85,6 +85,7 @@ fn main() -> ExitCode {
             let dropout = *arguments.get_one::<f64>("attention-dropout").unwrap_or(&0.0);
             names.split(',').try_for_each(|name| train(name, threads as usize, steps, dropout))
         }
+        Some(("runs", arguments)) => b4r::bench::runs::run(arguments),
         _ => Ok(()),
     };
     match outcome {
@@ -99,8 +100,9 @@ fn main() -> ExitCode {
 fn command() -> Command {
     Command::new("b4r-bench")
         .version(clap::crate_version!())
-        .about("Measures b4r on generated sequences")
+        .about("Measures b4r on generated sequences, and compares runs")
         .subcommand_required(true)
+        .subcommand(b4r::bench::runs::command())
         .subcommand(
             Command::new("train")
                 .about("Real tokens a second of whole training steps: loading, masking, optimizer")

@@ -130,7 +130,7 @@ fn scalars(group: &str, metrics: &serde_json::Map<String, serde_json::Value>) ->
 
 /// What decides the numbers of a run.
 fn hyperparameters(config: &Config, began: f64) -> Scalar {
-    let values = keys::all().filter(|key| key.scope != keys::Scope::Invocation);
+    let values = keys::all().filter(|key| key.section != keys::Section::Run);
     let values =
         values.filter_map(|key| Some((key.name.to_string(), parameter((key.get)(config)?)?)));
     let start = SessionStart { hparams: values.collect(), start_time: began };

@@ -127,7 +127,7 @@ fn parameters(config: &Config) -> Map<String, Value> {
         Setting::Text(text) => Some(text.into()),
         other => Some(other.to_string().into()),
     };
-    let values = keys::all().filter(|key| key.scope != keys::Scope::Invocation);
+    let values = keys::all().filter(|key| key.section != keys::Section::Run);
     values.filter_map(|key| Some((key.name.to_string(), json((key.get)(config)?)?))).collect()
 }
 

@@ -10,6 +10,7 @@ pub mod metrics_log;
 pub mod model_file;
 pub mod prepare;
 pub mod progress;
+pub mod recbole_file;
 pub mod results;
 pub mod resume;
 pub mod rundir;

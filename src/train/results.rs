@@ -250,7 +250,7 @@ pub fn shown(metrics: &Map<String, Value>, key: &str) -> String {
 }
 
 /// `values` without repetitions, in order of first appearance.
-fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+pub fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut found = Vec::new();
     for value in values {
         if !found.contains(&value) {

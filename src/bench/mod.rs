@@ -1,0 +1,3 @@
+//! What `b4r-bench` does beside measuring.
+
+pub mod runs;
