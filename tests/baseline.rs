@@ -80,6 +80,34 @@ fn ranks_follow_the_definition() {
 }
 
 #[test]
+fn scores_and_lists_are_in_the_order_of_the_ranks() {
+    let sequences = sequences();
+    let split = split(&sequences, Config::default().eval.split);
+    for baseline in Baseline::all(&sequences, &split, ITEMS) {
+        for last in 0..=ITEMS as u32 {
+            let items = || 1..=ITEMS as u32;
+            let seen = [2, last.max(3)];
+            for (one, other) in items().flat_map(|one| items().map(move |other| (one, other))) {
+                let keys = baseline.key(last, one).cmp(&baseline.key(last, other));
+                let scores = [one, other].map(|item| baseline.score(last, item));
+                assert_eq!(
+                    scores[0].total_cmp(&scores[1]),
+                    keys,
+                    "{} {one} {other}",
+                    baseline.name
+                );
+            }
+            let mut expected: Vec<u32> = items().filter(|item| !seen.contains(item)).collect();
+            expected.sort_by(|&a, &b| {
+                baseline.score(last, b).total_cmp(&baseline.score(last, a)).then(a.cmp(&b))
+            });
+            expected.truncate(7);
+            assert_eq!(baseline.best(last, &seen, 7), expected, "{} {last}", baseline.name);
+        }
+    }
+}
+
+#[test]
 fn what_was_never_trained_on_ties_at_the_end() {
     let sequences = Sequences { offsets: vec![0, 4], items: vec![1, 1, 2, 3] };
     let split = split(&sequences, Config::default().eval.split);
@@ -94,7 +122,9 @@ fn what_was_never_trained_on_ties_at_the_end() {
 #[test]
 fn a_million_items_cost_what_the_interactions_cost() {
     let items = 1_000_000;
-    let histories = (0..1000u32).map(|user| (0..20).map(move |i| 1 + (user % 50) * 977 + i * 31));
+    // Users go round one circle of 997 items, each from another place.
+    let history = |user: u32| (0..20).map(move |step| 1 + (user * 7 + step) % 997 * 1000);
+    let histories = (0..1000u32).map(history);
     let mut sequences = Sequences { offsets: vec![0], items: Vec::new() };
     for history in histories {
         sequences.items.extend(history);

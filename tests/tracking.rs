@@ -91,7 +91,7 @@ fn a_resumed_run_has_the_events_of_one_that_was_not() {
     // A line and an event that the checkpoint does not know of.
     fs::write(run_dir.join("metrics.jsonl"), log.clone() + log.lines().last().unwrap() + "\n")
         .unwrap();
-    sandbox.finish(&run_dir, &["--resume"]);
+    sandbox.finish(&run_dir, &["--epochs=5", "--resume"]);
     assert_equal_runs(&Artifacts::of(&reference), &Artifacts::of(&run_dir));
     // Times differ, lengths do not.
     let length = |folder: &Path| fs::metadata(folder.join(EVENTS)).unwrap().len();

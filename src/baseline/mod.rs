@@ -16,6 +16,7 @@ use crate::batch::Batch;
 use crate::data::{Sequences, Split};
 use crate::eval::FILTERED;
 use crate::model::engine::Ranker;
+use std::cmp::Reverse;
 use transitions::Transitions;
 
 pub use evaluate::{Evaluation, evaluate};
@@ -27,8 +28,8 @@ pub struct Baseline {
     pub name: &'static str,
     /// `[V + 1]` training interactions of each item, from 1.
     popularity: Vec<u32>,
-    /// `[V]` the same counts, ascending.
-    sorted: Vec<u32>,
+    /// `[V]` items by falling count, then by index.
+    by_count: Vec<u32>,
     transitions: Option<Transitions>,
 }
 
@@ -42,9 +43,9 @@ impl Baseline {
         for history in training(sequences, split) {
             history.iter().for_each(|&item| popularity[item as usize] += 1);
         }
-        let mut sorted = popularity[1..].to_vec();
-        sorted.sort_unstable();
-        Baseline { name: "popularity", popularity, sorted, transitions: None }
+        let mut by_count: Vec<u32> = (1..=items as u32).collect();
+        by_count.sort_by_key(|&item| Reverse(popularity[item as usize]));
+        Baseline { name: "popularity", popularity, by_count, transitions: None }
     }
 
     /// Ranks by what followed the last item in training.
@@ -79,9 +80,29 @@ impl Baseline {
         (self.no_worse(last, bar) - seen) as u32
     }
 
+    /// A score for `item` after `last` that orders items as [`Self::key`] does and is as equal: whole numbers,
+    /// exact up to 16 million items.
+    pub fn score(&self, last: u32, item: u32) -> f32 {
+        let worse = self.by_count.len() - self.no_worse(last, self.key(last, item));
+        worse as f32
+    }
+
+    /// The `k` best items after `last` that are not in `seen` (ascending), best first, equals by index.
+    pub fn best(&self, last: u32, seen: &[u32], k: usize) -> Vec<u32> {
+        let free = |item: &u32| seen.binary_search(item).is_err();
+        let next = self.transitions.as_ref().map_or(&[][..], |transitions| transitions.after(last));
+        let mut followed: Vec<u32> = next.iter().map(|next| next.item).filter(free).collect();
+        followed.sort_by_key(|&item| (Reverse(self.key(last, item)), item));
+        let others = self.by_count.iter().copied().filter(free);
+        let others = others.filter(|&item| self.key(last, item).0 == 0);
+        followed.into_iter().chain(others).take(k).collect()
+    }
+
     /// How many of all items have a key of at least `bar`.
     fn no_worse(&self, last: u32, bar: Key) -> usize {
-        let popular = |count: u32| self.sorted.len() - self.sorted.partition_point(|&c| c < count);
+        let popular = |count: u32| {
+            self.by_count.partition_point(|&item| self.popularity[item as usize] >= count)
+        };
         let Some(transitions) = &self.transitions else { return popular(bar.1) };
         let keys = transitions.after(last).iter();
         let keys = keys.map(|next| (next.count, self.popularity[next.item as usize]));
@@ -98,10 +119,12 @@ impl Ranker for Baseline {
         let mask = self.popularity.len() as u32;
         let mut ranks = Vec::with_capacity(batch.row_count());
         for (ends, rows) in batch.cu_seqlens.windows(2).zip(batch.cu_rows.windows(2)) {
-            for row in rows[0] as usize..rows[1] as usize {
-                let history = &batch.ids[ends[0] as usize..=batch.rows[row] as usize];
+            let rows = rows[0] as usize..rows[1] as usize;
+            let targets = batch.rows[rows.clone()].iter().zip(&batch.targets[rows.clone()]);
+            for ((&token, &target), seen) in targets.zip(&seen[rows]) {
+                let history = &batch.ids[ends[0] as usize..=token as usize];
                 let last = history.iter().rev().find(|&&item| item != mask).copied().unwrap_or(0);
-                ranks.push(self.rank_after(last, batch.targets[row], seen[row]));
+                ranks.push(self.rank_after(last, target, seen));
             }
         }
         Ok(ranks)
