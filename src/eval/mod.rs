@@ -8,7 +8,7 @@ use crate::Result;
 use crate::batch::{Batch, evaluation};
 use crate::config::{EvalConfig, ModelConfig};
 use crate::data::{EvalRow, Sequences};
-use crate::model::engine::Engine;
+use crate::model::engine::{Engine, Ranker};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::fmt;
 
@@ -52,9 +52,9 @@ pub struct RankedData<'a> {
 /// through `batch_size` at a time, which changes no rank beyond the rounding of scores.
 ///
 /// # Errors
-/// Those of [`Engine::rank`].
+/// Those of [`Ranker::rank`].
 pub fn ranks(
-    engine: &mut dyn Engine,
+    ranker: &mut (impl Ranker + ?Sized),
     data: &RankedData<'_>,
     model: &ModelConfig,
     batch_size: usize,
@@ -75,7 +75,7 @@ pub fn ranks(
             .flat_map(|row| filters.iter().map(move |&filter| (row, filter)))
             .map(|(row, filter)| if filter { seen.get(row) } else { &[] })
             .collect();
-        let found = engine.rank(&batch, &lists)?;
+        let found = ranker.rank(&batch, &lists)?;
         for of_row in found.chunks_exact(filters.len()) {
             for (list, &rank) in ranks.iter_mut().zip(of_row) {
                 list.push(rank);

@@ -41,6 +41,21 @@ pub struct State {
 /// Most steps whose outcomes an engine may keep back.
 pub const MOST_PENDING: usize = 16;
 
+/// Whatever ranks the targets of a batch: an engine, or a baseline, which has no weights.
+pub trait Ranker {
+    /// As [`Engine::rank`].
+    ///
+    /// # Errors
+    /// Those of the engine.
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>>;
+}
+
+impl<E: Engine + ?Sized> Ranker for E {
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
+        Engine::rank(self, batch, seen)
+    }
+}
+
 /// A device that holds the model and works through whole batches.
 pub trait Engine {
     /// Where each tensor lies in the arenas.

@@ -10,6 +10,7 @@ pub mod metrics_log;
 pub mod model_file;
 pub mod prepare;
 pub mod progress;
+pub mod recbole_file;
 pub mod results;
 pub mod resume;
 pub mod rundir;
@@ -28,15 +29,16 @@ use crate::cuda::machine;
 use crate::cuda::memory::Storage;
 use crate::data::Dataset;
 use crate::model::engine::Engine;
-use crate::{Error, Result, memory};
+use crate::tracking::wandb::Wandb;
+use crate::{Error, Result, memory, report};
 use init_from::{Counts, Source};
 use prepare::Prepared;
 use progress::say;
-use results::{ALL_DATA, Protocol, Results};
+use results::{ALL_DATA, BaselineResults, Protocol, Results, arranged};
 use resume::Restored;
 use rundir::RunDir;
 use signals::Signals;
-use training_loop::{TrainingLoop, metric_map};
+use training_loop::TrainingLoop;
 
 /// What `b4r-train` does: [`Trainer::run`], then the test metrics as the last line on stdout.
 ///
@@ -165,15 +167,34 @@ impl Trainer {
             &prepared.sequences,
         )?;
         say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
+        let wandb = Wandb::start(&config, directory.path());
         let mut training =
             TrainingLoop::new(&config, &prepared, &directory, &mut *engine, &signals);
-        begin(&config, &mut training, restored, taken_over)?;
-        training.train()?;
-        let tested = training.test()?;
-        let results = summary(&config, choice, &prepared, &training, tested);
-        results.write(&directory.results())?;
-        Ok(results)
+        let outcome = begin(&config, &mut training, restored, taken_over)
+            .and_then(|()| complete(&config, choice, &prepared, &directory, &mut training));
+        if let Some(wandb) = wandb {
+            wandb.finish();
+        }
+        outcome
     }
+}
+
+/// Trains, tests and writes down what came of it.
+fn complete(
+    config: &Config,
+    choice: Choice,
+    prepared: &Prepared,
+    directory: &RunDir,
+    training: &mut TrainingLoop<'_>,
+) -> Result<Results> {
+    training.train()?;
+    let tested = training.test()?;
+    let baselines = training.baselines()?;
+    let results = summary(config, choice, prepared, training, &tested, &baselines);
+    results.write(&directory.results())?;
+    training.close_events(&results);
+    report::write_or_say(directory.path());
+    Ok(results)
 }
 
 /// The results of a run that has nothing left to do.
@@ -187,6 +208,10 @@ fn finished(
     let ended = training_loop::ended_by(config, &restored?.counters, steps_per_epoch)?;
     let results = Results::read(&directory.results())?;
     say(format_args!("{} is finished (ended by {ended})", directory.path().display()));
+    report::write_or_say(directory.path());
+    if let Some(wandb) = Wandb::start(config, directory.path()) {
+        wandb.finish();
+    }
     Some(results)
 }
 
@@ -224,7 +249,8 @@ fn summary(
     choice: Choice,
     prepared: &Prepared,
     training: &TrainingLoop<'_>,
-    [filtered, kept]: [crate::eval::Metrics; 2],
+    tested: &[crate::eval::Metrics; 2],
+    baselines: &[crate::baseline::Evaluation],
 ) -> Results {
     let at = training.counters();
     let best = at.stopping.best.as_ref();
@@ -232,8 +258,7 @@ fn summary(
     let epochs = at.epoch + u32::from(at.step_in_epoch > 0);
     let all_data = config.data.all_data;
     let filter_seen = config.eval.filter_seen;
-    let (test, other) = if filter_seen { (&filtered, &kept) } else { (&kept, &filtered) };
-    let other = metric_map(other);
+    let [test, test_seen_kept, test_seen_filtered] = arranged(tested, filter_seen);
     Results {
         version: env!("CARGO_PKG_VERSION").to_string(),
         dataset: prepared.dataset.name.clone(),
@@ -249,10 +274,11 @@ fn summary(
         steps: at.step,
         ended_by: training.ended_by().to_string(),
         valid: best.map(|best| best.metrics.clone()).unwrap_or_default(),
-        test: metric_map(test),
-        test_seen_kept: (filter_seen && !all_data).then(|| other.clone()),
-        test_seen_filtered: (!filter_seen && !all_data).then_some(other),
-        seen_targets: filtered.seen_targets,
+        test: test.unwrap_or_default(),
+        test_seen_kept,
+        test_seen_filtered,
+        baselines: baselines.iter().map(|b| BaselineResults::new(b, filter_seen)).collect(),
+        seen_targets: tested[0].seen_targets,
         protocol: Protocol {
             split: match config.eval.split {
                 _ if all_data => ALL_DATA.to_string(),
@@ -260,12 +286,13 @@ fn summary(
             },
             mode: "full".to_string(),
             filter_seen,
-            test_rows: test.rows,
+            test_rows: tested[0].rows,
         },
         train_seconds: at.train_seconds,
         eval_seconds: at.eval_seconds,
         tokens_per_second: at.tokens as f64 / at.train_seconds.max(1e-9),
         peak_rss_bytes: memory::peak_resident(),
+        data: Some(prepared.statistics.clone()),
     }
 }
 

@@ -10,6 +10,9 @@
 //! | `model.safetensors` | weights of the best epoch |
 //! | `metrics.jsonl` | a line for each evaluation |
 //! | `results.json` | what a finished run came to |
+//! | `events.out.tfevents.0.b4r` | the log for TensorBoard |
+//! | `report.html` | all of it, to look at |
+//! | `wandb.id`, `wandb/` | with `log_wandb`: what Weights & Biases calls the run, and its own files |
 //! | `.lock` | empty; locked while a process uses the directory, by the system, so that a kill frees it |
 //!
 //! External ids are escaped so that one line is one id: `\\`, `\t`, `\n`, `\r`.
@@ -18,6 +21,7 @@ use super::files;
 use super::tensor_file::{Source, write};
 use crate::config::{Config, RunConfig};
 use crate::data::{Dataset, Sequences, Vocabulary};
+use crate::tracking::{tensorboard, wandb};
 use crate::{Error, Result};
 use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
@@ -39,10 +43,25 @@ pub const HISTORIES: &str = "histories.safetensors";
 pub(super) const CHECKPOINT: &str = "checkpoint/state.safetensors";
 /// Weights of the best epoch.
 pub const MODEL: &str = "model.safetensors";
-const METRICS: &str = "metrics.jsonl";
-const RESULTS: &str = "results.json";
+/// A line for each evaluation.
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const RESULTS: &str = "results.json";
+/// The run to look at.
+pub(crate) const REPORT: &str = "report.html";
 /// Everything a run writes; the checkpoint first, so that a half-cleared directory cannot be resumed.
-const ALL: [&str; 8] = [CHECKPOINT, RESULTS, MODEL, METRICS, HISTORIES, USERS, ITEMS, CONFIG];
+const ALL: [&str; 11] = [
+    CHECKPOINT,
+    RESULTS,
+    MODEL,
+    METRICS,
+    HISTORIES,
+    USERS,
+    ITEMS,
+    CONFIG,
+    REPORT,
+    tensorboard::FILE_NAME,
+    wandb::ID_FILE,
+];
 
 /// A run directory that this process holds the lock of.
 #[derive(Debug)]
@@ -149,6 +168,11 @@ impl RunDir {
     /// A line for each evaluation.
     pub fn metrics(&self) -> PathBuf {
         self.path.join(METRICS)
+    }
+
+    /// The log for TensorBoard.
+    pub fn events(&self) -> PathBuf {
+        self.path.join(tensorboard::FILE_NAME)
     }
 
     /// What the run came to.

@@ -14,13 +14,14 @@ use super::resume::Restored;
 use super::rundir::{RunDir, items_sha256};
 use super::schedule::{learning_rate, planned_steps};
 use super::signals::Signals;
-use super::{files, model_file};
+use super::{files, model_file, results::Results};
 use crate::batch::loader::prefetch;
 use crate::config::Config;
 use crate::data::EvalRow;
 use crate::eval::{self, Metrics, RankedData};
 use crate::model::engine::{Engine, State, Step};
-use crate::{Error, Result, config};
+use crate::tracking::tensorboard::EventFile;
+use crate::{Error, Result, baseline, config};
 use serde_json::{Map, Value};
 use std::time::Instant;
 
@@ -35,6 +36,8 @@ pub struct TrainingLoop<'a> {
     items_sha256: String,
     counters: Counters,
     best: Option<Vec<f32>>,
+    /// Begun by [`Self::train`], when the log is what it should be.
+    events: Option<EventFile>,
 }
 
 impl<'a> TrainingLoop<'a> {
@@ -56,6 +59,7 @@ impl<'a> TrainingLoop<'a> {
             items_sha256: items_sha256(&prepared.dataset.items),
             counters: Counters::default(),
             best: None,
+            events: None,
         }
     }
 
@@ -93,6 +97,11 @@ impl<'a> TrainingLoop<'a> {
     /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
     /// intact.
     pub fn train(&mut self) -> Result<()> {
+        let lines = metrics_log::read(&self.directory.metrics()).unwrap_or_else(|error| {
+            say(format_args!("{error}\nTensorBoard will see this run from here on"));
+            Vec::new()
+        });
+        self.events = Some(EventFile::begin(&self.directory.events(), self.config, &lines));
         while ended_by(self.config, &self.counters, self.steps_per_epoch()).is_none() {
             self.steps()?;
             if self.counters.step_in_epoch < self.steps_per_epoch() {
@@ -139,6 +148,33 @@ impl<'a> TrainingLoop<'a> {
         let both = [metrics(0), metrics(1)];
         self.counters.eval_seconds += started.elapsed().as_secs_f64();
         Ok(both)
+    }
+
+    /// What the baselines come to on the same rows; none where there are no rows, or no memory for them.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn baselines(&self) -> Result<Vec<baseline::Evaluation>> {
+        if self.config.data.all_data {
+            return Ok(Vec::new());
+        }
+        let Prepared { sequences, split, dataset, .. } = self.prepared;
+        let check = || self.signals.check();
+        let found = baseline::evaluate(self.config, sequences, split, dataset.item_count(), &check);
+        found.or_else(|error| match error {
+            Error::Memory { .. } => {
+                say(format_args!("the results are without baselines: {error}"));
+                Ok(Vec::new())
+            }
+            error => Err(error),
+        })
+    }
+
+    /// Ends the log for TensorBoard with what the run came to.
+    pub fn close_events(&mut self, results: &Results) {
+        if let Some(events) = &mut self.events {
+            events.finish(results);
+        }
     }
 
     /// Where the run stands.
@@ -254,7 +290,9 @@ impl<'a> TrainingLoop<'a> {
                 self.prepared.plan.planned_steps,
             ),
             valid: metrics.clone(),
+            tokens: counters.tokens,
             seconds: counters.train_seconds + counters.eval_seconds,
+            train_seconds: counters.train_seconds,
         };
         let improved = !all_data
             && counters.stopping.observe(Best { epoch, step: counters.step, value, metrics });
@@ -270,6 +308,9 @@ impl<'a> TrainingLoop<'a> {
         ));
         let log = self.directory.metrics();
         counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
+        if let Some(events) = &mut self.events {
+            events.append(&line);
+        }
         if improved {
             self.best = Some(self.engine.parameters()?.into_owned());
         }

@@ -1,0 +1,165 @@
+//! Popularity and Markov against their definition, worked out item by item.
+
+use crate::cli::Sandbox;
+use b4r::Config;
+use b4r::baseline::{Baseline, evaluate};
+use b4r::data::{EvalRow, Sequences, Split, split};
+use b4r::eval::{FILTERED, RankedData, ranks};
+use serde_json::Value;
+use std::fs;
+
+const ITEMS: usize = 30;
+
+/// 60 users with 1 to 12 items; the low numbers are the popular ones, and much is seen again.
+fn sequences() -> Sequences {
+    let mut sequences = Sequences { offsets: vec![0], items: Vec::new() };
+    let mut state = 5u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(11);
+        (state >> 33) % below
+    };
+    for _ in 0..60 {
+        for _ in 0..1 + random(12) {
+            let limit = 1 + random(ITEMS as u64 - 4);
+            sequences.items.push(1 + random(limit) as u32);
+        }
+        sequences.offsets.push(sequences.items.len() as u64);
+    }
+    sequences
+}
+
+/// How often each item occurs and, with `last`, how often it came right after that, in what trains.
+fn scores(sequences: &Sequences, split: &Split, last: Option<u32>) -> Vec<(usize, usize)> {
+    let training: Vec<&[u32]> = (0..sequences.len())
+        .map(|user| &sequences.get(user)[..split.train_lengths[user] as usize])
+        .collect();
+    let count = |item: u32| training.iter().flat_map(|h| h.iter()).filter(|&&i| i == item).count();
+    let pairs = |item: u32| {
+        let pairs = training.iter().flat_map(|history| history.windows(2));
+        pairs.filter(|pair| Some(pair[0]) == last && pair[1] == item).count()
+    };
+    (1..=ITEMS as u32).map(|item| (pairs(item), count(item))).collect()
+}
+
+fn expected(sequences: &Sequences, split: &Split, row: &EvalRow, markov: bool, seen: bool) -> u32 {
+    let history = sequences.get(row.user as usize);
+    let (before, target) = (&history[..row.position as usize], history[row.position as usize]);
+    let left_out = |item: u32| seen && before.contains(&item);
+    if left_out(target) {
+        return FILTERED;
+    }
+    let scores = scores(sequences, split, markov.then(|| before[before.len() - 1]));
+    let own = scores[target as usize - 1];
+    let better = (1..)
+        .zip(&scores)
+        .filter(|&(item, &score)| item != target && score >= own && !left_out(item));
+    better.count() as u32 + 1
+}
+
+#[test]
+fn ranks_follow_the_definition() {
+    let sequences = sequences();
+    let mut config = Config::default();
+    // Windows cut the history; the last item is still there.
+    config.model.max_len = 4;
+    let split = split(&sequences, config.eval.split);
+    let rows: Vec<EvalRow> = split.valid.iter().chain(&split.test).copied().collect();
+    assert!(rows.len() > 60);
+    let data = RankedData { sequences: &sequences, rows: &rows, item_count: ITEMS };
+    for mut baseline in Baseline::all(&sequences, &split, ITEMS) {
+        let found = ranks(&mut baseline, &data, &config.model, 7, &[true, false], false).unwrap();
+        let markov = baseline.name == "markov";
+        for (found, seen) in found.iter().zip([true, false]) {
+            let expected: Vec<u32> =
+                rows.iter().map(|row| expected(&sequences, &split, row, markov, seen)).collect();
+            assert_eq!(found, &expected, "{} {seen}", baseline.name);
+            let filtered = expected.iter().filter(|&&rank| rank == FILTERED).count();
+            assert_eq!(filtered > 0, seen, "some targets are seen again");
+        }
+    }
+}
+
+#[test]
+fn scores_and_lists_are_in_the_order_of_the_ranks() {
+    let sequences = sequences();
+    let split = split(&sequences, Config::default().eval.split);
+    for baseline in Baseline::all(&sequences, &split, ITEMS) {
+        for last in 0..=ITEMS as u32 {
+            let items = || 1..=ITEMS as u32;
+            let seen = [2, last.max(3)];
+            for (one, other) in items().flat_map(|one| items().map(move |other| (one, other))) {
+                let keys = baseline.key(last, one).cmp(&baseline.key(last, other));
+                let scores = [one, other].map(|item| baseline.score(last, item));
+                assert_eq!(
+                    scores[0].total_cmp(&scores[1]),
+                    keys,
+                    "{} {one} {other}",
+                    baseline.name
+                );
+            }
+            let mut expected: Vec<u32> = items().filter(|item| !seen.contains(item)).collect();
+            expected.sort_by(|&a, &b| {
+                baseline.score(last, b).total_cmp(&baseline.score(last, a)).then(a.cmp(&b))
+            });
+            expected.truncate(7);
+            assert_eq!(baseline.best(last, &seen, 7), expected, "{} {last}", baseline.name);
+        }
+    }
+}
+
+#[test]
+fn what_was_never_trained_on_ties_at_the_end() {
+    let sequences = Sequences { offsets: vec![0, 4], items: vec![1, 1, 2, 3] };
+    let split = split(&sequences, Config::default().eval.split);
+    let [popularity, markov] = Baseline::all(&sequences, &split, 5);
+    // Items 2 to 5 do not train: all of them stand before each other.
+    assert_eq!([1, 2, 5].map(|item| popularity.rank_after(2, item, &[])), [1, 5, 5]);
+    assert_eq!([1, 2].map(|item| markov.rank_after(1, item, &[])), [1, 5]);
+    assert_eq!(markov.rank_after(0, 4, &[1, 2]), 3, "no history at all");
+    assert_eq!(markov.rank_after(1, 4, &[4]), FILTERED);
+}
+
+#[test]
+fn a_million_items_cost_what_the_interactions_cost() {
+    let items = 1_000_000;
+    // Users go round one circle of 997 items, each from another place.
+    let history = |user: u32| (0..20).map(move |step| 1 + (user * 7 + step) % 997 * 1000);
+    let histories = (0..1000u32).map(history);
+    let mut sequences = Sequences { offsets: vec![0], items: Vec::new() };
+    for history in histories {
+        sequences.items.extend(history);
+        sequences.offsets.push(sequences.items.len() as u64);
+    }
+    let config = Config::default();
+    let split = split(&sequences, config.eval.split);
+    let evaluations = evaluate(&config, &sequences, &split, items, &|| Ok(())).unwrap();
+    let names: Vec<_> = evaluations.iter().map(|evaluation| evaluation.name).collect();
+    assert_eq!(names, ["popularity", "markov"]);
+    for evaluation in &evaluations {
+        assert_eq!(evaluation.test.each_ref().map(|metrics| metrics.rows), [1000, 1000]);
+        assert_eq!(evaluation.valid.rows, 1000);
+    }
+    let hit = |i: usize| evaluations[i].test[1].get("hit@10").unwrap();
+    assert!(hit(1) > hit(0), "what comes next follows from the last: {} {}", hit(1), hit(0));
+}
+
+#[test]
+fn every_run_reports_them() {
+    let sandbox = Sandbox::new();
+    let run_dir = sandbox.path("run");
+    let output = sandbox.finish(&run_dir, &["--epochs=1", "--metrics=ndcg", "--topk=10"]);
+    let text = fs::read_to_string(run_dir.join("results.json")).unwrap();
+    let results: Value = serde_json::from_str(&text).unwrap();
+    let baselines = results["baselines"].as_array().unwrap();
+    assert_eq!(baselines.len(), 2);
+    for (baseline, name) in baselines.iter().zip(["popularity", "markov"]) {
+        assert_eq!(baseline["name"], name);
+        for key in ["valid", "test", "test_seen_kept"] {
+            assert!(baseline[key]["ndcg@10"].as_f64().unwrap() > 0.0, "{baseline}");
+        }
+        assert!(crate::cli::stderr(&output).contains(name), "the table has it");
+    }
+    // The last item decides most of the next in this data.
+    let kept = |i: usize| baselines[i]["test_seen_kept"]["ndcg@10"].as_f64().unwrap();
+    assert!(kept(1) > 2.0 * kept(0), "{text}");
+}
