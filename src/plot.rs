@@ -6,7 +6,6 @@
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::fmt::Display;
 
 /// Colours of lines, in order: apart from each other for any eye, and legible on white and on black.
@@ -121,7 +120,7 @@ impl Chart {
                 .position(SeriesLabelPosition::LowerRight)
                 .background_style(WHITE.mix(0.85))
                 .border_style(color(GRID))
-                .label_font(font.pos(Pos::new(HPos::Left, VPos::Center)))
+                .label_font(font)
                 .draw()?;
         }
         present(&area)

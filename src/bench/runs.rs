@@ -152,6 +152,13 @@ fn table(runs: &[Run], metric: &str) -> Table {
     let cutoff = metric.split_once('@').map_or("", |(_, cutoff)| cutoff);
     let keys = runs.iter().flat_map(|run| run.record.results.test.keys()).map(String::as_str);
     let keys = distinct(keys.filter(|key| key.split_once('@').is_some_and(|(_, at)| at == cutoff)));
+    // With one target a row, recall is hit and mrr is map: one column is enough.
+    let values =
+        |key: &str| runs.iter().map(|run| run.record.results.test.get(key)).collect::<Vec<_>>();
+    let is_new = |(at, key): &(usize, &&str)| {
+        **key == metric || !keys[..*at].iter().any(|before| values(before) == values(key))
+    };
+    let keys: Vec<&str> = keys.iter().enumerate().filter(is_new).map(|(_, key)| *key).collect();
     let baselines = runs.iter().flat_map(|run| &run.record.results.baselines);
     let baselines = distinct(baselines.map(|baseline| baseline.name.as_str()));
     let mut header = vec!["run".to_string(), "data".to_string(), format!("valid {metric}")];

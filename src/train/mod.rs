@@ -167,11 +167,12 @@ impl Trainer {
             &prepared.sequences,
         )?;
         say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
-        let wandb = Wandb::start(&config, directory.path());
         let mut training =
             TrainingLoop::new(&config, &prepared, &directory, &mut *engine, &signals);
-        let outcome = begin(&config, &mut training, restored, taken_over)
-            .and_then(|()| complete(&config, choice, &prepared, &directory, &mut training));
+        begin(&config, &mut training, restored, taken_over)?;
+        // Not before: it reads the log, which is now what it should be.
+        let wandb = Wandb::start(&config, directory.path());
+        let outcome = complete(&config, choice, &prepared, &directory, &mut training);
         if let Some(wandb) = wandb {
             wandb.finish();
         }

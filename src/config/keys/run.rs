@@ -1,9 +1,7 @@
 //! Keys that say where and on what the run happens.
 
 use super::{Key, Scope, Section};
-use crate::config::parse::{
-    Parsed, Problem, boolean, choice, integer, optional, path, put, text,
-};
+use crate::config::parse::{Parsed, Problem, boolean, choice, integer, optional, path, put, text};
 use crate::config::value::Value;
 use crate::config::{Device, Precision};
 
