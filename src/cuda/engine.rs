@@ -438,7 +438,9 @@ impl<'a, S: Storage> Plan<'a, S> {
 /// does not have them. At least two, so that no order of parts goes untested.
 fn slots(device: &Device, model: &ModelConfig, items: usize) -> Slots {
     let wanted = 2 * device.multiprocessors();
-    let tiles = 2 * model.hidden_size.div_ceil(64) * model.inner_size.div_ceil(64);
+    // The tiles of linear.cu.
+    let tile = if model.hidden_size.min(model.inner_size) >= 128 { 128 } else { 64 };
+    let tiles = 2 * model.hidden_size.div_ceil(tile) * model.inner_size.div_ceil(tile);
     Slots {
         matrices: (wanted / tiles as u32).clamp(2, 32),
         norms: wanted.max(2),
