@@ -15,6 +15,8 @@ pub struct AdamW {
     pub epsilon: f32,
     /// What the gradient is multiplied by first: clipping.
     pub gradient_scale: f32,
+    /// Adam: the decay is added to the gradient, rather than taken off the weight.
+    pub coupled: bool,
     /// 1 - β1, rounded once: 1 - 0.999 in f32 is off by 1e-5 of itself.
     mean_weight: f32,
     /// 1 - β2
@@ -41,6 +43,7 @@ impl AdamW {
             beta2: betas.1 as f32,
             epsilon: epsilon as f32,
             gradient_scale,
+            coupled: false,
             mean_weight: (1.0 - betas.0) as f32,
             square_weight: (1.0 - betas.1) as f32,
             mean_correction: correction(betas.0),
@@ -48,14 +51,16 @@ impl AdamW {
         }
     }
 
-    /// p -= lr (decay p + m̂ / (sqrt(v̂) + ε)), element by element; all slices have one length.
+    /// p -= lr (decay p + m̂ / (sqrt(v̂) + ε)), element by element; all slices have one length. Coupled: g += decay
+    /// p instead, before the moments.
     pub fn update(&self, decay: f32, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-        let keep = 1.0 - self.learning_rate * decay;
+        let (taken_off, added) = if self.coupled { (0.0, decay) } else { (decay, 0.0) };
+        let keep = 1.0 - self.learning_rate * taken_off;
         vectorized(
             #[inline(always)]
             || {
                 for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                    let g = g * self.gradient_scale;
+                    let g = g * self.gradient_scale + added * *p;
                     *m = self.beta1 * *m + self.mean_weight * g;
                     *v = self.beta2 * *v + self.square_weight * (g * g);
                     let denominator = (*v * self.square_correction).sqrt() + self.epsilon;

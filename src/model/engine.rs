@@ -52,6 +52,30 @@ pub trait Engine {
     /// in that list gets `u32::MAX`. Items that score the same as the target, or NaN, stand before it.
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>>;
 
+    /// The scores of each row's list of items, from 1, one list after the other.
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>>;
+
+    /// For each row the `k` items with the highest scores, best first, items in its list of `seen`
+    /// (ascending) left out; of equal scores the lower item comes first. This one scores all items; an
+    /// engine may do better.
+    ///
+    /// # Errors
+    /// Those of [`Self::score`].
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
+        // The output bias has an entry for PAD.
+        let all: Vec<u32> = (1..self.table().output_bias.len() as u32).collect();
+        let scores = self.score(batch, &vec![&all[..]; batch.row_count()])?;
+        let best = |(scores, seen): (&[f32], &&[u32])| {
+            let mut items = all.clone();
+            items.retain(|item| seen.binary_search(item).is_err());
+            let score = |item: &u32| scores[*item as usize - 1] + 0.0;
+            items.sort_by(|a, b| score(b).total_cmp(&score(a)));
+            items.truncate(k);
+            items
+        };
+        Ok(scores.chunks_exact(all.len()).zip(seen).map(best).collect())
+    }
+
     /// Weights and moments: lent by an engine that has them in this memory, copied by any other.
     fn state(&self) -> Cow<'_, State>;
 

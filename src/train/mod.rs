@@ -6,8 +6,10 @@ pub mod files;
 pub mod id_file;
 pub mod init_from;
 pub mod interruptible;
+pub mod judge;
 pub mod metrics_log;
 pub mod model_file;
+pub mod negatives_file;
 pub mod prepare;
 pub mod progress;
 pub mod results;
@@ -18,7 +20,7 @@ pub mod signals;
 pub mod tensor_file;
 pub mod training_loop;
 
-use crate::config::{Config, SplitRule};
+use crate::config::Config;
 use crate::cpu::CpuEngine;
 use crate::data::Dataset;
 use crate::model::engine::Engine;
@@ -26,11 +28,11 @@ use crate::{Error, Result, memory};
 use init_from::{Counts, Source};
 use prepare::Prepared;
 use progress::say;
-use results::{ALL_DATA, Protocol, Results};
+use results::Results;
 use resume::Restored;
 use rundir::RunDir;
 use signals::Signals;
-use training_loop::{TrainingLoop, metric_map};
+use training_loop::{Tested, TrainingLoop, metric_map};
 
 /// What `b4r-train` does: [`Trainer::run`], then the test metrics as the last line on stdout.
 ///
@@ -119,6 +121,7 @@ impl Trainer {
             &prepared.dataset,
             &prepared.sequences,
         )?;
+        directory.write_negatives(&prepared.judge, &prepared.split)?;
         say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
         let mut training = TrainingLoop::new(&config, &prepared, &directory, &mut engine, &signals);
         begin(&config, &mut training, restored, taken_over)?;
@@ -177,16 +180,15 @@ fn summary(
     config: &Config,
     prepared: &Prepared,
     training: &TrainingLoop<'_>,
-    [filtered, kept]: [crate::eval::Metrics; 2],
+    tested: Tested,
 ) -> Results {
     let at = training.counters();
     let best = at.stopping.best.as_ref();
     // Without validation the last weights are kept.
     let epochs = at.epoch + u32::from(at.step_in_epoch > 0);
-    let all_data = config.data.all_data;
+    let other = tested.other.as_ref().map(metric_map);
     let filter_seen = config.eval.filter_seen;
-    let (test, other) = if filter_seen { (&filtered, &kept) } else { (&kept, &filtered) };
-    let other = metric_map(other);
+    let plan = &prepared.plan;
     Results {
         version: env!("CARGO_PKG_VERSION").to_string(),
         dataset: prepared.dataset.name.clone(),
@@ -201,19 +203,11 @@ fn summary(
         steps: at.step,
         ended_by: training.ended_by().to_string(),
         valid: best.map(|best| best.metrics.clone()).unwrap_or_default(),
-        test: metric_map(test),
-        test_seen_kept: (filter_seen && !all_data).then(|| other.clone()),
-        test_seen_filtered: (!filter_seen && !all_data).then_some(other),
-        seen_targets: filtered.seen_targets,
-        protocol: Protocol {
-            split: match config.eval.split {
-                _ if all_data => ALL_DATA.to_string(),
-                SplitRule::LeaveOneOut => "leave_one_out".to_string(),
-            },
-            mode: "full".to_string(),
-            filter_seen,
-            test_rows: test.rows,
-        },
+        test: metric_map(&tested.test),
+        test_seen_kept: other.clone().filter(|_| filter_seen),
+        test_seen_filtered: other.filter(|_| !filter_seen),
+        seen_targets: tested.seen_targets,
+        protocol: judge::describe(config, &plan.split, plan.interactions),
         train_seconds: at.train_seconds,
         eval_seconds: at.eval_seconds,
         tokens_per_second: at.tokens as f64 / at.train_seconds.max(1e-9),

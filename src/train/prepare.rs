@@ -1,12 +1,13 @@
 //! Everything before the first step: data, split, batches, and whether it all fits into memory.
 
 use super::init_from::{self, Source};
+use super::judge::{self, Judge};
 use super::progress::{draws_bars, say};
 use super::schedule;
 use crate::batch::TrainingBatches;
 use crate::config::{Config, ModelConfig};
 use crate::cpu::memory::{BatchSizes, batch_bytes, model_bytes};
-use crate::data::{self, Dataset, EvalRow, Sequences, Split};
+use crate::data::{self, Dataset, EvalRow, Sequences, Split, SplitCounts};
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
 use std::fmt;
@@ -32,6 +33,8 @@ pub struct Prepared {
     pub expired: usize,
     /// What trains and what is predicted.
     pub split: Arc<Split>,
+    /// What the predictions are compared with.
+    pub judge: Judge,
     /// Training batches.
     pub batches: Arc<TrainingBatches>,
     /// Sizes, for people.
@@ -43,6 +46,8 @@ pub struct Prepared {
 pub struct Plan {
     /// Number of weights.
     pub parameters: u128,
+    /// Rows and users of each part.
+    pub split: SplitCounts,
     /// Training interactions an epoch visits.
     pub interactions: u64,
     /// Optimizer steps an epoch.
@@ -59,8 +64,8 @@ impl fmt::Display for Plan {
         write!(
             f,
             "{} parameters, {} training interactions and {steps} steps an epoch, at most {} steps, \
-             about {mebibytes} MiB beside the data",
-            self.parameters, self.interactions, self.planned_steps
+             about {mebibytes} MiB beside the data\n{}",
+            self.parameters, self.interactions, self.planned_steps, self.split
         )
     }
 }
@@ -101,14 +106,13 @@ pub fn prepare_with(
     let all_data = config.data.all_data;
     let split = Arc::new(match all_data {
         true => data::keep_all(&sequences),
-        false => data::split(&sequences, config.eval.split),
+        false => {
+            let times = dataset.times.as_deref();
+            data::split(&sequences, times, &config.eval, config.eval_seed())?
+        }
     });
-    if !all_data && (split.valid.is_empty() || split.test.is_empty()) {
-        return Err(Error::config(
-            "dataset",
-            "no user has the 3 interactions that training, validation and test need",
-            "relax the filters, or use longer histories",
-        ));
+    if !all_data {
+        judge::refuse_empty_parts(config, &split)?;
     }
     let (of_sequences, of_split) = (sequences.clone(), split.clone());
     let batches =
@@ -122,11 +126,13 @@ pub fn prepare_with(
     }
     let plan = plan(config, &sequences, &split, &batches);
     memory::require("training", plan.memory, BATCH_REMEDY)?;
+    let judge = Judge::new(config, &sequences, &split, items)?;
     Ok(Prepared {
         dataset,
         sequences,
         expired: expired.len(),
         split,
+        judge,
         batches: Arc::new(batches),
         plan,
     })
@@ -134,7 +140,8 @@ pub fn prepare_with(
 
 fn check_valid_metric(config: &Config) -> Result<()> {
     let (metric, cutoff) = config.eval.valid_metric;
-    if config.eval.metrics.contains(&metric) && config.eval.topk.contains(&cutoff) {
+    let known = config.eval.topk.contains(&cutoff) || !metric.has_cutoff();
+    if config.eval.metrics.contains(&metric) && known {
         return Ok(());
     }
     Err(Error::config(
@@ -156,6 +163,7 @@ fn plan(config: &Config, sequences: &Sequences, split: &Split, batches: &Trainin
     let threads = super::actual_threads(config.run.threads);
     Plan {
         parameters: ParameterTable::count(&model, items),
+        split: SplitCounts::new(split),
         interactions: batches.interactions(),
         steps_per_epoch,
         planned_steps: schedule::planned_steps(&config.train, steps_per_epoch),

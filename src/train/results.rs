@@ -6,6 +6,7 @@ use crate::{Error, Result};
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::fmt;
 use std::io::Write;
 use std::path::Path;
 
@@ -66,14 +67,38 @@ pub struct Results {
 /// How a model was evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
+    /// The published protocol that the configuration named.
+    pub name: Option<String>,
+    /// Keys in which the run departs from that protocol.
+    pub changed: Vec<String>,
     /// How interactions were divided.
     pub split: String,
-    /// What each target was ranked among.
+    /// Shares of training, validation and test, where the split goes by shares.
+    pub shares: Option<[f64; 3]>,
+    /// What each validation target was ranked among.
+    pub valid_mode: String,
+    /// What each test target was ranked among.
     pub mode: String,
+    /// What one ranked list is: `row`, or `recbole`.
+    pub unit: String,
+    /// Seed of the negatives, where there are any.
+    pub negatives_seed: Option<u64>,
     /// Whether items of the history were left out of the ranking.
     pub filter_seen: bool,
+    /// Interactions that trained.
+    pub train_interactions: u64,
+    /// Those of them that have another before them: RecBole's training rows.
+    pub train_rows: u64,
+    /// Users with training rows.
+    pub train_users: u64,
+    /// Validation rows.
+    pub valid_rows: u64,
+    /// Users with validation rows.
+    pub valid_users: u64,
     /// Test rows.
-    pub test_rows: usize,
+    pub test_rows: u64,
+    /// Users with test rows.
+    pub test_users: u64,
 }
 
 impl Results {
@@ -97,13 +122,14 @@ impl Results {
     /// # Errors
     /// [`Error::Io`] when stdout refuses.
     pub fn print(&self) -> Result<()> {
-        let kept = if self.protocol.split == ALL_DATA {
-            say("nothing was held out, so there are no metrics");
-            "last"
+        let protocol = &self.protocol;
+        if protocol.test_rows == 0 {
+            say("nothing was held out for a test, so there are no test metrics");
         } else {
+            say(protocol);
             say(self.table());
-            "best"
-        };
+        }
+        let kept = if protocol.valid_rows == 0 { "last" } else { "best" };
         say(format_args!(
             "{kept} epoch {} of {} (ended by {}), {:.1} s training, {:.1} s evaluation, {:.0} tokens/s, \
              {} MiB peak memory",
@@ -128,7 +154,9 @@ impl Results {
         let filter = self.protocol.filter_seen;
         let blocks = [(filter, Some(&self.test)), (!filter, other)];
         let parts = || self.test.keys().filter_map(|key| key.split_once('@'));
-        let names = distinct(parts().map(|(name, _)| name));
+        let names =
+            self.test.keys().map(|key| key.split_once('@').map_or(&key[..], |(name, _)| name));
+        let names = distinct(names);
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED);
         let header = ["seen items", "K"].into_iter().chain(names.iter().copied());
@@ -137,7 +165,9 @@ impl Results {
             let Some(metrics) = metrics else { continue };
             for cutoff in distinct(parts().map(|(_, cutoff)| cutoff)) {
                 let value = |name: &&str| {
-                    let value = metrics.get(&format!("{name}@{cutoff}")).and_then(Value::as_f64);
+                    // A metric without cut-off is the same at each.
+                    let value = metrics.get(&format!("{name}@{cutoff}")).or(metrics.get(*name));
+                    let value = value.and_then(Value::as_f64);
                     value.map_or("-".to_string(), |value| format!("{value:.4}"))
                 };
                 let seen = if filtered { "left out" } else { "ranked" };
@@ -150,6 +180,24 @@ impl Results {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table
+    }
+}
+
+/// One line: what the numbers below it are.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Protocol { split, mode, unit, test_rows, test_users, .. } = self;
+        write!(f, "test: {split}, {mode}, ")?;
+        match (unit.as_str(), self.negatives_seed) {
+            ("row", None) => write!(f, "{test_rows} rows of {test_users} users"),
+            ("row", Some(seed)) => {
+                write!(f, "{test_rows} rows of {test_users} users, negatives of seed {seed}")
+            }
+            (_, seed) => {
+                write!(f, "lists as in RecBole, {test_rows} rows of {test_users} users")?;
+                seed.map_or(Ok(()), |seed| write!(f, ", negatives of seed {seed}"))
+            }
+        }
     }
 }
 
@@ -193,10 +241,22 @@ mod tests {
             test_seen_filtered: None,
             seen_targets: 0,
             protocol: Protocol {
-                split: "leave_one_out".into(),
-                mode: "full".into(),
+                name: Some("petrov2022".into()),
+                changed: vec!["filter_seen".into()],
+                split: "ratio_global".into(),
+                shares: Some([0.5, 0.25, 0.25]),
+                valid_mode: "full".into(),
+                mode: "uni50".into(),
+                unit: "row".into(),
+                negatives_seed: Some(3),
                 filter_seen: true,
+                train_interactions: 99,
+                train_rows: 92,
+                train_users: 7,
+                valid_rows: 7,
+                valid_users: 7,
                 test_rows: 7,
+                test_users: 7,
             },
             train_seconds: 1.5,
             eval_seconds: 0.1,

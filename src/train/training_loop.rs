@@ -7,6 +7,7 @@
 use super::checkpoint::{self, Counters, Note};
 use super::early_stopping::Best;
 use super::interruptible::Interruptible;
+use super::judge::Part;
 use super::metrics_log::{self, Line};
 use super::prepare::Prepared;
 use super::progress::{EpochProgress, draws_bars, say};
@@ -17,12 +18,21 @@ use super::signals::Signals;
 use super::{files, model_file};
 use crate::batch::loader::prefetch;
 use crate::config::Config;
-use crate::data::EvalRow;
-use crate::eval::{self, Metrics, RankedData};
+use crate::eval::{self, Metrics, Procedure, RankedData};
 use crate::model::engine::{Engine, State, Step};
 use crate::{Error, Result, config};
 use serde_json::{Map, Value};
 use std::time::Instant;
+
+/// What the test came to.
+pub struct Tested {
+    /// Under the run's protocol.
+    pub test: Metrics,
+    /// With the other choice about seen items, where all items are ranked.
+    pub other: Option<Metrics>,
+    /// Targets that were in the history already.
+    pub seen_targets: usize,
+}
 
 /// A run under way.
 pub struct TrainingLoop<'a> {
@@ -84,7 +94,8 @@ impl<'a> TrainingLoop<'a> {
         self.engine.load_state(&State { parameters, first_moment, second_moment });
     }
 
-    /// Trains to the end and leaves the best weights in `model.safetensors`, or the last with `all_data`.
+    /// Trains to the end and leaves the best weights in `model.safetensors`, or the last
+    /// where nothing validates.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
@@ -110,7 +121,7 @@ impl<'a> TrainingLoop<'a> {
         if self.counters.evaluated_at != Some(self.counters.step) && self.evaluate()? {
             self.export()?;
         }
-        if self.config.data.all_data {
+        if !self.validates() {
             // Nothing says that any others are better. The checkpoint has them too, as those of the last step.
             self.best = Some(self.engine.parameters().into_owned());
             self.export()?;
@@ -118,24 +129,25 @@ impl<'a> TrainingLoop<'a> {
         Ok(())
     }
 
-    /// Ranks of the test rows under the best weights: seen items left out, and ranked too.
+    /// Test metrics under the best weights. Where all items are ranked, also with the other choice about seen
+    /// items.
     ///
     /// # Errors
     /// [`Error::Interrupted`], and those of the engine.
-    pub fn test(&mut self) -> Result<[Metrics; 2]> {
+    pub fn test(&mut self) -> Result<Tested> {
         let started = Instant::now();
         if let Some(best) = &self.best {
             self.engine.load_parameters(best);
         }
-        let ranks = self.ranks(&self.prepared.split.test, &[true, false])?;
-        let eval = &self.config.eval;
-        let metrics = |filter: usize| {
-            let ranks = ranks.get(filter).map_or(&[][..], Vec::as_slice);
-            Metrics::from_ranks(ranks, &eval.metrics, &eval.topk)
-        };
-        let both = [metrics(0), metrics(1)];
+        let filter = self.config.eval.filter_seen;
+        let both = self.prepared.judge.test.is_none() && !self.prepared.split.test.is_empty();
+        let filters = if both { &[filter, !filter][..] } else { &[filter] };
+        let mut metrics = self.metrics(Part::Test, filters)?.into_iter();
+        let (test, other) = (metrics.next().unwrap_or_default(), metrics.next());
         self.counters.eval_seconds += started.elapsed().as_secs_f64();
-        Ok(both)
+        // Only the ranking that leaves seen items out has them.
+        let seen_targets = test.seen_targets + other.as_ref().map_or(0, |other| other.seen_targets);
+        Ok(Tested { test, other, seen_targets })
     }
 
     /// Where the run stands.
@@ -211,6 +223,11 @@ impl<'a> TrainingLoop<'a> {
         })
     }
 
+    /// Whether anything says which epoch is best.
+    fn validates(&self) -> bool {
+        !self.prepared.split.valid.is_empty()
+    }
+
     fn evaluation_is_due(&self) -> bool {
         (self.counters.epoch + 1).is_multiple_of(self.config.train.eval_step.max(1))
     }
@@ -223,16 +240,15 @@ impl<'a> TrainingLoop<'a> {
         })
     }
 
-    /// Validates and logs; says whether this is the new best, whose weights are then kept. With `all_data`
-    /// there is nothing to validate on, only the loss to log.
+    /// Validates and logs; says whether this is the new best, whose weights are then kept. Without
+    /// validation rows there is only the loss to log.
     fn evaluate(&mut self) -> Result<bool> {
-        let all_data = self.config.data.all_data;
+        let validates = self.validates();
         let started = Instant::now();
         let (eval, counters) = (&self.config.eval, &self.counters);
         let epoch = counters.epoch + u32::from(counters.step_in_epoch > 0);
-        let ranks = self.ranks(&self.prepared.split.valid, &[eval.filter_seen])?;
-        let ranks = ranks.first().map_or(&[][..], Vec::as_slice);
-        let metrics = Metrics::from_ranks(ranks, &eval.metrics, &eval.topk);
+        let metrics = self.metrics(Part::Valid, &[eval.filter_seen])?;
+        let metrics = metrics.into_iter().next().unwrap_or_default();
         let key = eval.valid_metric.0.key(eval.valid_metric.1);
         let value = metrics.get(&key).unwrap_or_default();
         let counters = &mut self.counters;
@@ -252,11 +268,18 @@ impl<'a> TrainingLoop<'a> {
             valid: metrics.clone(),
             seconds: counters.train_seconds + counters.eval_seconds,
         };
-        let improved = !all_data
-            && counters.stopping.observe(Best { epoch, step: counters.step, value, metrics });
+        // The best evaluation is the one with the highest value.
+        let sign = if eval.valid_metric.0.smaller_is_better() { -1.0 } else { 1.0 };
+        let improved = validates
+            && counters.stopping.observe(Best {
+                epoch,
+                step: counters.step,
+                value: sign * value,
+                metrics,
+            });
         let best = counters.stopping.best.as_ref().map_or(epoch, |best| best.epoch);
-        let judged = match (all_data, improved) {
-            (true, _) => String::new(),
+        let judged = match (validates, improved) {
+            (false, _) => String::new(),
             (_, true) => format!(", {key} {value:.4} (best so far)"),
             (_, false) => format!(", {key} {value:.4} (best: epoch {best})"),
         };
@@ -272,16 +295,32 @@ impl<'a> TrainingLoop<'a> {
         Ok(improved)
     }
 
-    fn ranks(&mut self, rows: &[EvalRow], filters: &[bool]) -> Result<Vec<Vec<u32>>> {
+    /// Metrics of a part, once for each of `filters`.
+    fn metrics(&mut self, part: Part, filters: &[bool]) -> Result<Vec<Metrics>> {
+        let (prepared, config) = (self.prepared, self.config);
+        let eval = &config.eval;
         let data = RankedData {
-            sequences: &self.prepared.sequences,
-            rows,
-            item_count: self.prepared.dataset.item_count(),
+            sequences: &prepared.sequences,
+            rows: match part {
+                Part::Valid => &prepared.split.valid,
+                Part::Test => &prepared.split.test,
+            },
+            item_count: prepared.dataset.item_count(),
+            candidates: prepared.judge.candidates(part),
+        };
+        let procedure = Procedure {
+            model: &config.model,
+            batch_size: eval.batch_size,
+            filters,
+            list_length: eval.list_length(),
+            unit: eval.unit,
+            progress: draws_bars(config.run.progress),
         };
         let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
-        let bars = draws_bars(self.config.run.progress);
-        let size = self.config.eval.batch_size;
-        eval::ranks(&mut engine, &data, &self.config.model, size, filters, bars)
+        let rankings = eval::rank(&mut engine, &data, &procedure)?;
+        let catalogue = prepared.judge.catalogue(config);
+        let of = |ranking| Metrics::new(ranking, &eval.metrics, &eval.topk, &catalogue);
+        Ok(rankings.iter().map(of).collect())
     }
 
     fn save(&self) -> Result<()> {

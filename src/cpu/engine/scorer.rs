@@ -144,22 +144,10 @@ impl Scorer {
     /// # Errors
     /// [`Error::Config`] where a score is not finite.
     pub fn score(&self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
-        let d = self.model.hidden_size;
-        let (vectors, bias) = (self.output_vectors(), self.output_bias());
-        let scores: Vec<Vec<f32>> = self.with_rows(batch, |rows| {
-            let of_row = |(row, items): (&[f32], &&[u32])| {
-                let of_item = |&item: &u32| {
-                    let item = item as usize - 1;
-                    let vector = &vectors[item * d..][..d];
-                    bias[item]
-                        + vectorized(
-                            #[inline(always)]
-                            || dot(row, vector),
-                        )
-                };
-                items.iter().map(of_item).collect()
-            };
-            self.pool.install(|| rows.par_chunks_exact(d).zip(items).map(of_row).collect())
+        let (table, bias) = (self.output_vectors(), self.output_bias());
+        let scores = self.with_rows(batch, |rows| {
+            let problem = Problem { rows, targets: &[], table, bias };
+            self.pool.install(|| self::scores(&problem, items))
         });
         let finite = scores.iter().flatten().all(|score| score.is_finite());
         if finite { Ok(scores) } else { Err(not_finite()) }
@@ -213,8 +201,28 @@ impl Scorer {
     }
 }
 
+/// The scores of each row's list of items, from 1; within the thread pool.
+pub(super) fn scores(problem: &Problem, items: &[&[u32]]) -> Vec<Vec<f32>> {
+    let d = problem.width();
+    let of_row = |(row, items): (&[f32], &&[u32])| {
+        let mut scores = Vec::with_capacity(items.len());
+        vectorized(
+            #[inline(always)]
+            || {
+                for &item in *items {
+                    let item = item as usize - 1;
+                    let vector = &problem.table[item * d..][..d];
+                    scores.push(problem.bias[item] + dot(row, vector));
+                }
+            },
+        );
+        scores
+    };
+    problem.rows.par_chunks_exact(d).zip(items).map(of_row).collect()
+}
+
 /// Tiles of rows and items side by side, then the rows' parts put together; within the thread pool.
-fn top_k_of(
+pub(super) fn top_k_of(
     problem: &Problem,
     seen: &[&[u32]],
     k: usize,
@@ -259,7 +267,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     if norms > 0.0 { dot(a, b) / norms } else { 0.0 }
 }
 
-fn not_finite() -> Error {
+pub(super) fn not_finite() -> Error {
     Error::config(
         "model",
         "a score is not finite: the weights are finite but far too large",
