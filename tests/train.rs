@@ -70,6 +70,10 @@ impl Engine for Eventful {
         self.engine.rank(batch, seen)
     }
 
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
+        self.engine.score(batch, items)
+    }
+
     fn state(&self) -> Cow<'_, State> {
         self.engine.state()
     }

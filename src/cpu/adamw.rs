@@ -91,3 +91,29 @@ pub fn squared_norm(g: &[f32]) -> f64 {
     );
     partial.iter().sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adam in f64, with the decay added to the gradient, over a few steps of a gradient that changes sign.
+    #[test]
+    fn coupled_decay_joins_the_gradient() {
+        let (rate, decay, epsilon) = (0.1, 0.3, 1e-8);
+        let (mut p, mut m, mut v) = ([2.0f32], [0.0f32], [0.0f32]);
+        let (mut weight, mut mean, mut square) = (2.0f64, 0.0f64, 0.0f64);
+        for t in 1..=5u64 {
+            let gradient = if t % 2 == 0 { -0.8 } else { 0.5 };
+            let mut adam = AdamW::new(t, rate, (0.9, 0.999), epsilon, 0.5);
+            adam.coupled = true;
+            adam.update(decay, &mut p, &[gradient], &mut m, &mut v);
+            let g = f64::from(gradient) * 0.5 + f64::from(decay) * weight;
+            mean = 0.9 * mean + 0.1 * g;
+            square = 0.999 * square + 0.001 * g * g;
+            let root = (square / (1.0 - 0.999f64.powi(t as i32))).sqrt() + epsilon;
+            weight -= f64::from(rate) * mean / (1.0 - 0.9f64.powi(t as i32)) / root;
+        }
+        assert!((f64::from(p[0]) - weight).abs() < 1e-5, "{} and {weight}", p[0]);
+        assert!((f64::from(m[0]) - mean).abs() < 1e-6);
+    }
+}

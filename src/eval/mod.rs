@@ -18,6 +18,14 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ranking::{Scored, UserList, order};
 use std::fmt;
 
+/// Most tokens of a batch: more only take memory.
+const MOST_TOKENS: usize = 1 << 15;
+
+/// Rows to rank at once: `eval_batch_size`, or fewer where sequences are long.
+pub fn rows_at_once(batch_size: usize, max_len: usize) -> usize {
+    batch_size.min(MOST_TOKENS / max_len.max(1)).max(1)
+}
+
 /// What is ranked.
 #[derive(Clone, Copy, Debug)]
 pub struct RankedData<'a> {
@@ -36,7 +44,7 @@ pub struct RankedData<'a> {
 pub struct Procedure<'a> {
     /// Sizes of the network.
     pub model: &'a ModelConfig,
-    /// Rows at once, which changes nothing beyond the rounding of scores.
+    /// Most rows at once, see [`rows_at_once`]; changes nothing beyond the rounding of scores.
     pub batch_size: usize,
     /// One [`Ranking`] for each: `true` leaves out the items of the row's history (a target among them gets
     /// [`FILTERED`]), `false` ranks them too. Negatives are never in the history, so under sampling only
@@ -69,7 +77,7 @@ pub fn rank(
         if procedure.progress { progress_bar(data.rows.len()) } else { ProgressBar::hidden() };
     let mut seen = SeenLists::default();
     let mut merged = Merged::default();
-    let size = procedure.batch_size.max(1);
+    let size = rows_at_once(procedure.batch_size, procedure.model.max_len);
     for (chunk, rows) in data.rows.chunks(size).enumerate() {
         let mut batch = evaluation::rows(data.sequences, rows, data.item_count, procedure.model);
         seen.fill(data.sequences, rows, procedure.filters.contains(&true));

@@ -73,6 +73,11 @@ pub fn draw(draw: &Draw<'_>) -> Result<Option<Candidates>> {
     let Some(number) = draw.mode.negatives() else { return Ok(None) };
     let weights = Weights::new(draw.counts, draw.mode);
     let mut candidates = Candidates::default();
+    // There are no more distinct ones than items.
+    let number = match draw.unit {
+        EvalUnit::Row => number.min(draw.counts.len()),
+        EvalUnit::RecBole => number,
+    };
     let wanted = draw.rows.len().saturating_mul(number.saturating_add(1));
     memory::require("the negatives", 4 * wanted as u128, "lower N in eval_args.mode")?;
     let mut drawer = Drawer::new(draw, weights);

@@ -8,6 +8,7 @@ use crate::batch::TrainingBatches;
 use crate::config::{Config, ModelConfig};
 use crate::cpu::memory::{BatchSizes, batch_bytes, model_bytes};
 use crate::data::{self, Dataset, EvalRow, Sequences, Split, SplitCounts};
+use crate::eval;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
 use std::fmt;
@@ -117,13 +118,6 @@ pub fn prepare_with(
     let (of_sequences, of_split) = (sequences.clone(), split.clone());
     let batches =
         TrainingBatches::new(of_sequences, of_split, items, &config.model, &config.train)?;
-    if evaluated_tokens(config, &split) > u64::from(u32::MAX) {
-        return Err(Error::config(
-            "eval_batch_size",
-            "a batch would have more than 2^32 tokens",
-            "lower it, or max_len",
-        ));
-    }
     let plan = plan(config, &sequences, &split, &batches);
     memory::require("training", plan.memory, BATCH_REMEDY)?;
     let judge = Judge::new(config, &sequences, &split, items)?;
@@ -175,9 +169,10 @@ fn plan(config: &Config, sequences: &Sequences, split: &Split, batches: &Trainin
 /// Tokens of the largest batch that is only ranked.
 fn evaluated_tokens(config: &Config, split: &Split) -> u64 {
     let length = |row: &EvalRow| (u64::from(row.position) + 1).min(config.model.max_len as u64);
-    let batches = [&split.valid, &split.test].into_iter().flat_map(|rows| {
-        rows.chunks(config.eval.batch_size.max(1)).map(|rows| rows.iter().map(length).sum())
-    });
+    let size = eval::rows_at_once(config.eval.batch_size, config.model.max_len);
+    let batches = [&split.valid, &split.test]
+        .into_iter()
+        .flat_map(|rows| rows.chunks(size).map(|rows| rows.iter().map(length).sum()));
     batches.max().unwrap_or(0)
 }
 

@@ -1,6 +1,7 @@
 //! `b4r-train` as a user runs it: exit codes, refusals, kill and resume, full disks.
 
 mod disk;
+mod protocols;
 mod refusals;
 mod runs;
 mod stopped;

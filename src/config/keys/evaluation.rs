@@ -130,7 +130,7 @@ pub(super) const KEYS: &[Key] = &[
         .key(
             "eval_batch_size",
             "N",
-            "Sequences ranked at once",
+            "Most sequences ranked at once; long ones come in smaller batches",
             |c| Some(c.eval.batch_size.into()),
             |c, v| put(&mut c.eval.batch_size, size(v, 1)),
         )
