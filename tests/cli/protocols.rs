@@ -52,7 +52,8 @@ fn sampled_runs_are_the_same_for_any_threads_and_after_a_kill() {
 fn results_say_how_they_came_about() {
     let sandbox = Sandbox::new();
     let run_dir = sandbox.path("run");
-    let output = sandbox.finish(&run_dir, &[&SAMPLED[..], &["--eval_seed=99"]].concat());
+    let more = ["--eval_seed=99", "--epochs=40", "--learning_rate=0.01"];
+    let output = sandbox.finish(&run_dir, &[&SAMPLED[..], &more].concat());
     let results = results(&run_dir);
     let protocol = &results["protocol"];
     assert_eq!(protocol["split"], "ratio_global");
