@@ -121,9 +121,12 @@ fn what_is_not_held_out_is_not_evaluated() {
 fn recboles_lists_are_another_unit_of_the_same_run() {
     let sandbox = Sandbox::new();
     let [rows, lists] = ["rows", "lists"].map(|name| sandbox.path(name));
-    let more =
-        ["--eval_args={split: {RS: [4, 1, 1]}, mode: uni20}", "--epochs=40",
-        "--learning_rate=0.01", "--filter_seen=false"];
+    let more = [
+        "--eval_args={split: {RS: [4, 1, 1]}, mode: uni20}",
+        "--epochs=40",
+        "--learning_rate=0.01",
+        "--filter_seen=false",
+    ];
     sandbox.finish(&rows, &more);
     sandbox.finish(&lists, &[&more[..], &["--eval_unit=recbole"]].concat());
     let [rows, lists] = [rows, lists].map(|run_dir| results(&run_dir));
