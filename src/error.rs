@@ -75,6 +75,14 @@ pub enum Error {
         /// What the user can do.
         remedy: String,
     },
+    /// The GPU, its driver or a kernel refused.
+    #[error("cannot {action}: {problem}")]
+    Device {
+        /// Verb phrase that names the kernel, the buffer or the device.
+        action: String,
+        /// What is wrong, with sizes where they matter.
+        problem: String,
+    },
     /// Loss, gradient or weights became NaN or infinite; no checkpoint holds them.
     #[error(
         "step {step}: {tensor} is not finite (learning rate {learning_rate:e})\n  \
@@ -104,7 +112,10 @@ impl Error {
             | Error::Config { .. }
             | Error::DatasetUnavailable { .. }
             | Error::Memory { .. } => 2,
-            Error::Io { .. } | Error::Checkpoint { .. } | Error::NonFinite { .. } => 1,
+            Error::Io { .. }
+            | Error::Checkpoint { .. }
+            | Error::Device { .. }
+            | Error::NonFinite { .. } => 1,
             Error::Interrupted { signal } => 128u8.wrapping_add(*signal as u8),
         }
     }

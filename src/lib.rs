@@ -34,8 +34,10 @@
 //! ```
 
 pub mod batch;
+pub mod bench;
 pub mod config;
 pub mod cpu;
+pub mod cuda;
 pub mod data;
 pub mod error;
 pub mod eval;

@@ -5,9 +5,11 @@ mod batch; // windows, masks, packing, segments, prefetch
 mod cli; // the programs as a user runs them: flags, bad input, exit codes, kill and resume
 mod config; // YAML, flags, suggestions
 mod data; // acquiring, parsing, filtering, splitting
+mod device; // what computes, and what is said where a GPU cannot
 mod eval; // metrics against an independent implementation
 mod init_from; // beginning with the weights of an earlier run
 mod model; // whole model against PyTorch in float64
+mod nvcc; // what nvcc made of the kernels: registers, spills, instructions
 mod ops; // each operation against PyTorch in float64
 mod recommend; // b4r-recommend and the library beneath it
 mod serve; // b4r-recommend --serve: endpoints, hostile clients, reload, shutdown, the page in a browser

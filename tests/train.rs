@@ -47,7 +47,7 @@ impl Engine for Eventful {
         self.engine.table()
     }
 
-    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome> {
+    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<()> {
         if self.event == Event::SignalInStep(step.number) {
             raise();
         }
@@ -62,6 +62,10 @@ impl Engine for Eventful {
         self.engine.train_step(batch, step)
     }
 
+    fn outcomes(&mut self, wait: bool) -> Result<Vec<StepOutcome>> {
+        self.engine.outcomes(wait)
+    }
+
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
         self.rankings += 1;
         if self.event == Event::SignalInRanking(self.rankings) {
@@ -74,20 +78,20 @@ impl Engine for Eventful {
         self.engine.score(batch, items)
     }
 
-    fn state(&self) -> Cow<'_, State> {
+    fn state(&self) -> Result<Cow<'_, State>> {
         self.engine.state()
     }
 
-    fn parameters(&self) -> Cow<'_, [f32]> {
+    fn parameters(&self) -> Result<Cow<'_, [f32]>> {
         self.engine.parameters()
     }
 
-    fn load_state(&mut self, state: &State) {
-        self.engine.load_state(state);
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        self.engine.load_state(state)
     }
 
-    fn load_parameters(&mut self, parameters: &[f32]) {
-        self.engine.load_parameters(parameters);
+    fn load_parameters(&mut self, parameters: &[f32]) -> Result<()> {
+        self.engine.load_parameters(parameters)
     }
 }
 

@@ -58,7 +58,7 @@ const NO_GRAPHS: &str = "it belongs to knowledge-graph models";
 const NO_NEGATIVES: &str = "the loss is over all items, so no negatives are drawn";
 const ALWAYS_HERE: &str = "the run directory always holds what is needed to go on";
 const ONE_PROCESS: &str = "one process does all the work; threads says how parallel";
-const F32: &str = "the CPU computes in f32";
+const PRECISION: &str = "precision says what numbers to compute with";
 const UNROUNDED: &str = "results are not rounded";
 
 /// All of them.
@@ -70,8 +70,6 @@ pub const FOREIGN: &[Foreign] = &[
         "only BERT4Rec is available",
         "write model: BERT4Rec, or leave it out",
     ),
-    ignored("gpu_id", "device says what computes"),
-    ignored("use_gpu", "device says what computes"),
     ignored("worker", ONE_PROCESS),
     ignored("nproc", ONE_PROCESS),
     ignored("world_size", ONE_PROCESS),
@@ -119,8 +117,8 @@ pub const FOREIGN: &[Foreign] = &[
         "it belongs to the losses of other models",
         "remove it; b4r has no embedding regularisation but weight_decay",
     ),
-    ignored("enable_amp", F32),
-    ignored("enable_scaler", F32),
+    ignored("enable_amp", PRECISION),
+    ignored("enable_scaler", "bf16 and f32 need no scaling of the loss"),
     only(
         "transform",
         &["mask_itemseq"],

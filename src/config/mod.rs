@@ -18,6 +18,7 @@ pub mod validate;
 pub mod value;
 pub mod yaml;
 
+use std::fmt;
 use std::path::PathBuf;
 
 pub use evaluation::{EvalConfig, EvalUnit, Grouping, HeldOut, Metric, Mode, Shares, SplitRule};
@@ -37,7 +38,7 @@ pub struct Config {
     pub train: TrainConfig,
     /// Splits, ranking and metrics.
     pub eval: EvalConfig,
-    /// Where and on what the run happens; nothing here changes the result.
+    /// Where and on what the run happens; of this, only `precision` changes the result.
     pub run: RunConfig,
 }
 
@@ -342,7 +343,7 @@ impl Default for TrainConfig {
     }
 }
 
-/// Where and on what the run happens; nothing here changes the result.
+/// Where and on what the run happens; of this, only `precision` changes the result.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunConfig {
     /// `run_dir`; `None` makes one below `runs`, see [`crate::train::rundir::locate`].
@@ -353,18 +354,59 @@ pub struct RunConfig {
     pub overwrite: bool,
     /// `threads`; 0 takes every core.
     pub threads: usize,
-    /// `device`.
+    /// `device`. What `auto` chose is filled in when a run starts.
     pub device: Device,
+    /// `precision`; `None`: bf16 on a GPU, f32 on the CPU. Filled in when a run starts.
+    pub precision: Option<Precision>,
     /// `show_progress`.
     pub progress: Option<bool>,
 }
 
 /// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// The best there is.
-    #[default]
-    Auto,
-    /// The processor.
+    /// `auto`, `auto:1`: the GPU of this number where it can, else the processor.
+    Auto(u32),
+    /// `cpu`: the processor.
     Cpu,
+    /// `cuda`, `cuda:1`: the GPU of this number, or an error that says why not.
+    Cuda(u32),
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Device::Auto(0)
+    }
+}
+
+/// As the key is written.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Auto(0) => f.write_str("auto"),
+            Device::Auto(number) => write!(f, "auto:{number}"),
+            Device::Cuda(0) => f.write_str("cuda"),
+            Device::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+/// Numbers that matrix products are computed with; sums, statistics and the weights themselves are f32 in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// `f32`.
+    F32,
+    /// `bf16`: on tensor cores.
+    Bf16,
+}
+
+impl Precision {
+    /// As the key is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::protocol;
 use super::resolve::Resolved;
 use super::value::{Value, shorten};
-use super::{EvalUnit, Grouping, Metric, SplitRule};
+use super::{Device, EvalUnit, Grouping, Metric, SplitRule};
+use super::{keys, parse, protocol};
 use crate::{Error, Result};
 
 /// Completes the configuration; `written` has the last value of each key as written.
@@ -14,6 +14,7 @@ pub(super) fn settle(
     written: &BTreeMap<&'static str, Value>,
 ) -> Result<()> {
     check_rating_field(resolved, written)?;
+    translate_gpu_keys(resolved, written);
     compute_valid_metric(resolved);
     settle_evaluation(resolved);
     tell_differences(resolved);
@@ -31,6 +32,24 @@ fn check_rating_field(resolved: &Resolved, written: &BTreeMap<&'static str, Valu
             "only ratings can be filtered by value; name the column in RATING_FIELD",
         )),
         None => Ok(()),
+    }
+}
+
+/// RecBole's `use_gpu` and `gpu_id`: a GPU only where there is one, so never more than `auto`; `device` wins
+/// over both.
+fn translate_gpu_keys(resolved: &mut Resolved, written: &BTreeMap<&'static str, Value>) {
+    let [use_gpu, gpu_id] = ["use_gpu", "gpu_id"].map(|name| written.get(name));
+    if use_gpu.is_none() && gpu_id.is_none() {
+        return;
+    }
+    let asked = gpu_id.and_then(|value| keys::gpu_id(value).ok()).unwrap_or_default();
+    let refused = use_gpu.is_some_and(|value| parse::boolean(value) == Ok(false));
+    let meant = if refused { Device::Cpu } else { asked };
+    let device = resolved.config.run.device;
+    if !written.contains_key("device") {
+        resolved.config.run.device = meant;
+    } else if device != meant {
+        resolved.notes.push(format!("use_gpu, gpu_id: ignored: device is {device}"));
     }
 }
 

@@ -3,8 +3,8 @@
 use super::keys;
 use super::parse::MAX_SIZE;
 use super::{
-    BatchSize, Config, DataConfig, EvalConfig, EvalUnit, HeldOut, ModelConfig, RunConfig,
-    SplitRule, TrainConfig,
+    BatchSize, Config, DataConfig, Device, EvalConfig, EvalUnit, HeldOut, ModelConfig, Precision,
+    RunConfig, SplitRule, TrainConfig,
 };
 use crate::{Error, Result};
 
@@ -284,6 +284,12 @@ fn protocol(eval: &EvalConfig) -> Result<()> {
 
 fn run(run: &RunConfig) -> Result<()> {
     size("threads", run.threads, 0, keys::MAX_THREADS as usize)?;
+    require(
+        !(run.precision == Some(Precision::Bf16) && run.device == Device::Cpu),
+        "precision",
+        || "bf16 needs a GPU; the CPU computes in f32".to_string(),
+        "write precision: f32, or leave it out; or write device: cuda",
+    )?;
     require(
         !(run.resume && run.overwrite),
         "overwrite",

@@ -15,7 +15,7 @@ use super::vector::{add_scaled, vectorized};
 use crate::batch::Batch;
 use crate::config::{Learner, ModelConfig, TrainConfig};
 use crate::model::backward::backward;
-use crate::model::engine::{Engine, State, Step, StepOutcome};
+use crate::model::engine::{Engine, State, Step, StepOutcome, not_finite};
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
@@ -49,6 +49,8 @@ pub struct CpuEngine {
     softmax: ItemSoftmax,
     /// `[T, D]` gradients of the embedding sums.
     d_tokens: Vec<f32>,
+    /// Of steps that nobody has asked about.
+    outcomes: Vec<StepOutcome>,
     pool: rayon::ThreadPool,
 }
 
@@ -94,6 +96,7 @@ impl CpuEngine {
             lanes: Lanes::new(model.n_layers),
             softmax: ItemSoftmax::default(),
             d_tokens: Vec::new(),
+            outcomes: Vec::new(),
             table,
             pool,
         })
@@ -264,7 +267,7 @@ impl Engine for CpuEngine {
         &self.table
     }
 
-    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome> {
+    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<()> {
         let randomness = Randomness { seed: step.seed, step: step.number };
         let loss = self.loss_and_gradient(batch, Some(randomness));
         let gradient_norm = self.squared_gradient_norm().sqrt();
@@ -272,7 +275,12 @@ impl Engine for CpuEngine {
             return Err(self.non_finite(step, loss));
         }
         self.update(step, gradient_norm);
-        Ok(StepOutcome { loss, gradient_norm })
+        self.outcomes.push(StepOutcome { rows: batch.row_count(), loss, gradient_norm });
+        Ok(())
+    }
+
+    fn outcomes(&mut self, _wait: bool) -> Result<Vec<StepOutcome>> {
+        Ok(std::mem::take(&mut self.outcomes))
     }
 
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
@@ -317,25 +325,27 @@ impl Engine for CpuEngine {
         let problem = problem(&self.table, parameters, rows, &[], self.items, d);
         let best = self.pool.install(|| scorer::top_k_of(&problem, seen, k.min(self.items)));
         let items = |row: Vec<Entry>| row.into_iter().map(|entry| entry.item).collect();
-        Ok(best.map_err(|NotFinite| scorer::not_finite())?.into_iter().map(items).collect())
+        Ok(best.map_err(|NotFinite| not_finite())?.into_iter().map(items).collect())
     }
 
-    fn state(&self) -> Cow<'_, State> {
-        Cow::Borrowed(&self.state)
+    fn state(&self) -> Result<Cow<'_, State>> {
+        Ok(Cow::Borrowed(&self.state))
     }
 
-    fn parameters(&self) -> Cow<'_, [f32]> {
-        Cow::Borrowed(&self.state.parameters)
+    fn parameters(&self) -> Result<Cow<'_, [f32]>> {
+        Ok(Cow::Borrowed(&self.state.parameters))
     }
 
-    fn load_parameters(&mut self, parameters: &[f32]) {
+    fn load_parameters(&mut self, parameters: &[f32]) -> Result<()> {
         self.state.parameters.copy_from_slice(parameters);
+        Ok(())
     }
 
-    fn load_state(&mut self, state: &State) {
+    fn load_state(&mut self, state: &State) -> Result<()> {
         self.state.parameters.copy_from_slice(&state.parameters);
         self.state.first_moment.copy_from_slice(&state.first_moment);
         self.state.second_moment.copy_from_slice(&state.second_moment);
+        Ok(())
     }
 }
 

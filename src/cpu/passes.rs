@@ -150,7 +150,7 @@ impl Operations for Lane<'_> {
             &kept.q,
             &kept.kv,
             &mut self.scratch.attention,
-            sized(&mut kept.probabilities, sequences.probability_count()),
+            sized(&mut kept.softmax, sequences.probability_count()),
             sized(&mut kept.context, view.query_count(layer) * view.model.hidden_size),
         );
     }
@@ -339,7 +339,7 @@ impl Operations for Lane<'_> {
             view.attention_dropout(layer).map_or(1.0, |dropout| dropout.rate.scale),
             &kept.q,
             &kept.kv,
-            &kept.probabilities,
+            &kept.softmax,
             d_context,
             &mut self.scratch.attention,
             sized(d_q, kept.q.len()),

@@ -1,7 +1,7 @@
 //! What the forward pass keeps and what the backward pass passes down, over an engine's buffers.
 
 /// Kept by a layer norm: `normalized [rows, D]` and `rstd [rows]`, 1 / sqrt(var + ε).
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct NormActivations<B> {
     /// `[rows, D]`
     pub normalized: B,
@@ -10,7 +10,7 @@ pub struct NormActivations<B> {
 }
 
 /// Kept by the input embedding.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct EmbeddingActivations<B> {
     /// Norm of the sums, `T` rows.
     pub norm: NormActivations<B>,
@@ -19,7 +19,7 @@ pub struct EmbeddingActivations<B> {
 }
 
 /// Kept by one encoder layer. `Tq` is `T`, but `P` in the last layer, which works only where it is read.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct LayerActivations<B> {
     /// Norm of the attention sublayer: `Tq` rows after it, or `T` rows before it.
     pub attention_norm: NormActivations<B>,
@@ -29,8 +29,9 @@ pub struct LayerActivations<B> {
     pub q: B,
     /// `[T, 2D]` keys and values.
     pub kv: B,
-    /// Attention probabilities, sequence by sequence, head by head, `[queries, keys]`; sign = dropped.
-    pub probabilities: B,
+    /// What attention keeps of its softmax. On the CPU the probabilities, sequence by sequence, head by head,
+    /// `[queries, keys]`, sign = dropped; on a GPU the log-sum-exp `[Tq, H]`.
+    pub softmax: B,
     /// `[Tq, D]` attention's output before its projection.
     pub context: B,
     /// `[Tq, D]` output of the attention sublayer.
@@ -46,7 +47,7 @@ pub struct LayerActivations<B> {
 }
 
 /// Kept by the head, `P` rows.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct HeadActivations<B> {
     /// `[P, D]` before the activation.
     pub hidden: B,
@@ -57,7 +58,7 @@ pub struct HeadActivations<B> {
 }
 
 /// Everything the forward pass keeps.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Activations<B> {
     /// Input embedding.
     pub embedding: EmbeddingActivations<B>,
@@ -68,7 +69,7 @@ pub struct Activations<B> {
 }
 
 /// Gradients on their way down; each layer uses the same buffers again.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct ActivationGradients<B> {
     /// `[P, D]` of the head's output; filled by the item softmax.
     pub head: B,

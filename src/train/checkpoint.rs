@@ -8,7 +8,7 @@
 use super::early_stopping::EarlyStopping;
 use super::model_file::{check_shapes, read_arena, sources};
 use super::tensor_file::{TensorFile, write};
-use crate::model::engine::State;
+use crate::model::engine::{State, StepOutcome};
 use crate::model::params::ParameterTable;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,14 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Takes in what steps have reported.
+    pub fn observe(&mut self, outcomes: &[StepOutcome]) {
+        for outcome in outcomes {
+            self.loss_sum += outcome.loss * outcome.rows as f64;
+            self.loss_rows += outcome.rows as u64;
+        }
+    }
+
     /// Mean loss of the epoch under way so far.
     pub fn mean_loss(&self) -> f64 {
         self.loss_sum / self.loss_rows.max(1) as f64

@@ -20,8 +20,12 @@ impl Engine for Interruptible<'_> {
         self.engine.table()
     }
 
-    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<StepOutcome> {
+    fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<()> {
         self.engine.train_step(batch, step)
+    }
+
+    fn outcomes(&mut self, wait: bool) -> Result<Vec<StepOutcome>> {
+        self.engine.outcomes(wait)
     }
 
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
@@ -39,19 +43,19 @@ impl Engine for Interruptible<'_> {
         self.engine.top_k(batch, seen, k)
     }
 
-    fn state(&self) -> Cow<'_, State> {
+    fn state(&self) -> Result<Cow<'_, State>> {
         self.engine.state()
     }
 
-    fn parameters(&self) -> Cow<'_, [f32]> {
+    fn parameters(&self) -> Result<Cow<'_, [f32]>> {
         self.engine.parameters()
     }
 
-    fn load_state(&mut self, state: &State) {
-        self.engine.load_state(state);
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        self.engine.load_state(state)
     }
 
-    fn load_parameters(&mut self, parameters: &[f32]) {
-        self.engine.load_parameters(parameters);
+    fn load_parameters(&mut self, parameters: &[f32]) -> Result<()> {
+        self.engine.load_parameters(parameters)
     }
 }

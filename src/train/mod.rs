@@ -20,8 +20,14 @@ pub mod signals;
 pub mod tensor_file;
 pub mod training_loop;
 
-use crate::config::Config;
+use crate::config::{Config, Precision};
 use crate::cpu::CpuEngine;
+use crate::cuda::batch::Capacity;
+use crate::cuda::choice::{self, Choice};
+use crate::cuda::device::Device;
+use crate::cuda::engine::CudaEngine;
+use crate::cuda::machine;
+use crate::cuda::memory::Storage;
 use crate::data::Dataset;
 use crate::model::engine::Engine;
 use crate::{Error, Result, memory};
@@ -47,9 +53,50 @@ pub fn run(config: &Config) -> Result<()> {
 /// # Errors
 /// Those of [`prepare::prepare`] and [`Source::open`].
 pub fn explain(config: &Config) -> Result<String> {
+    let (choice, _) = choose(config)?;
     let source = Source::open(config)?;
     let prepared = prepare::prepare_with(config, None, source.as_ref())?;
-    Ok(format!("run directory {}\n{}", rundir::locate(config).display(), prepared.plan))
+    Ok(format!("run directory {}\n{choice}\n{}", rundir::locate(config).display(), prepared.plan))
+}
+
+/// Decides what computes, and opens it where it is a GPU.
+fn choose(config: &Config) -> Result<(Choice, Option<Device>)> {
+    let open = |number| machine::open(number, &config.model);
+    choice::choose(config.run.device, config.run.precision, open)
+}
+
+/// The engine that was chosen, with freshly drawn weights and, on a GPU, all the memory that training needs.
+fn engine(
+    config: &Config,
+    prepared: &Prepared,
+    precision: Precision,
+    gpu: Option<Device>,
+) -> Result<Box<dyn Engine>> {
+    let (model, train, items) = (&config.model, &config.train, prepared.dataset.item_count());
+    let Some(gpu) = gpu else {
+        return Ok(Box::new(CpuEngine::new(model, train, items, config.run.threads)?));
+    };
+    let capacity = Capacity::of_training(&prepared.batches, train);
+    let rows = prepared.split.valid.len().max(prepared.split.test.len());
+    let ranking = Capacity::of_ranking(config.eval.batch_size.min(rows), model.max_len);
+    match precision {
+        Precision::F32 => on_gpu::<f32>(gpu, config, items, capacity, ranking),
+        Precision::Bf16 => on_gpu::<half::bf16>(gpu, config, items, capacity, ranking),
+    }
+}
+
+fn on_gpu<S: Storage>(
+    gpu: Device,
+    config: &Config,
+    items: usize,
+    training: Capacity,
+    ranking: Capacity,
+) -> Result<Box<dyn Engine>> {
+    let mut engine = CudaEngine::<S>::new(gpu, &config.model, &config.train, items)?;
+    engine.reserve_training(training)?;
+    engine.reserve_ranking(ranking)?;
+    say(engine.memory());
+    Ok(Box::new(engine))
 }
 
 /// A training run, from data to a run directory.
@@ -96,13 +143,11 @@ impl Trainer {
             Some(source) => Some(source.sha256.clone()),
             None => init_from::noted_hash(&config)?,
         };
+        let (choice, gpu) = choose(&config)?;
+        say(&choice);
+        (config.run.device, config.run.precision) = (choice.device, Some(choice.precision));
         let prepared = prepare::prepare_with(&config, dataset, source.as_ref())?;
-        let mut engine = CpuEngine::new(
-            &config.model,
-            &config.train,
-            prepared.dataset.item_count(),
-            config.run.threads,
-        )?;
+        let mut engine = engine(&config, &prepared, choice.precision, gpu)?;
         let taken_over = source
             .map(|source| {
                 let items = &prepared.dataset.items;
@@ -123,11 +168,12 @@ impl Trainer {
         )?;
         directory.write_negatives(&prepared.judge, &prepared.split)?;
         say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
-        let mut training = TrainingLoop::new(&config, &prepared, &directory, &mut engine, &signals);
+        let mut training =
+            TrainingLoop::new(&config, &prepared, &directory, &mut *engine, &signals);
         begin(&config, &mut training, restored, taken_over)?;
         training.train()?;
         let tested = training.test()?;
-        let results = summary(&config, &prepared, &training, tested);
+        let results = summary(&config, choice, &prepared, &training, tested);
         results.write(&directory.results())?;
         Ok(results)
     }
@@ -161,7 +207,7 @@ fn begin(
             say(format_args!("resuming after {} epochs and {} steps", at.epoch, at.step));
         }
         (None, Some((weights, counts)), Some(run)) => {
-            training.begin_with(weights);
+            training.begin_with(weights)?;
             say(format_args!("beginning with the weights of {}: {counts}", run.display()));
         }
         (None, None, Some(_)) => {
@@ -178,6 +224,7 @@ fn begin(
 
 fn summary(
     config: &Config,
+    choice: Choice,
     prepared: &Prepared,
     training: &TrainingLoop<'_>,
     tested: Tested,
@@ -193,8 +240,9 @@ fn summary(
         version: env!("CARGO_PKG_VERSION").to_string(),
         dataset: prepared.dataset.name.clone(),
         data_sha256: prepared.dataset.sha256.clone(),
-        device: "cpu".to_string(),
-        precision: "f32".to_string(),
+        device: choice.device.to_string(),
+        gpu: choice.gpu,
+        precision: choice.precision.name().to_string(),
         threads: actual_threads(config.run.threads),
         seed: config.train.seed,
         parameters: prepared.plan.parameters as usize,

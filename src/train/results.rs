@@ -22,9 +22,12 @@ pub struct Results {
     pub dataset: String,
     /// SHA-256 of the interaction file.
     pub data_sha256: String,
-    /// What computed: `cpu`.
+    /// What computed: `cpu`, or `cuda` with the number of the GPU where that is not 0.
     pub device: String,
-    /// Number format of the computation: `f32`.
+    /// Name of the GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
+    /// Number format of the computation: `f32` or `bf16`.
     pub precision: String,
     /// Threads used.
     pub threads: usize,
@@ -226,7 +229,8 @@ mod tests {
             version: "1".into(),
             dataset: "d".into(),
             data_sha256: "ab".into(),
-            device: "cpu".into(),
+            device: "cuda:1".into(),
+            gpu: Some("NVIDIA L4".into()),
             precision: "f32".into(),
             threads: 2,
             seed: u64::MAX,

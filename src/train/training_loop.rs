@@ -74,7 +74,7 @@ impl<'a> TrainingLoop<'a> {
     /// # Errors
     /// [`Error::Io`].
     pub fn restore(&mut self, restored: Restored) -> Result<()> {
-        self.engine.load_state(&restored.state);
+        self.engine.load_state(&restored.state)?;
         (self.best, self.counters) = (restored.best, restored.counters);
         files::remove_if_present(&self.directory.results())?;
         let recorded = self.counters.metrics_bytes;
@@ -88,10 +88,13 @@ impl<'a> TrainingLoop<'a> {
     }
 
     /// Puts other weights in place of those drawn, before the first step.
-    pub fn begin_with(&mut self, parameters: Vec<f32>) {
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn begin_with(&mut self, parameters: Vec<f32>) -> Result<()> {
         let zeros = vec![0.0; parameters.len()];
         let (first_moment, second_moment) = (zeros.clone(), zeros);
-        self.engine.load_state(&State { parameters, first_moment, second_moment });
+        self.engine.load_state(&State { parameters, first_moment, second_moment })
     }
 
     /// Trains to the end and leaves the best weights in `model.safetensors`, or the last
@@ -123,7 +126,7 @@ impl<'a> TrainingLoop<'a> {
         }
         if !self.validates() {
             // Nothing says that any others are better. The checkpoint has them too, as those of the last step.
-            self.best = Some(self.engine.parameters().into_owned());
+            self.best = Some(self.engine.parameters()?.into_owned());
             self.export()?;
         }
         Ok(())
@@ -137,7 +140,7 @@ impl<'a> TrainingLoop<'a> {
     pub fn test(&mut self) -> Result<Tested> {
         let started = Instant::now();
         if let Some(best) = &self.best {
-            self.engine.load_parameters(best);
+            self.engine.load_parameters(best)?;
         }
         let filter = self.config.eval.filter_seen;
         let both = self.prepared.judge.test.is_none() && !self.prepared.split.test.is_empty();
@@ -189,11 +192,10 @@ impl<'a> TrainingLoop<'a> {
                 seed: config.train.seed,
                 learning_rate: learning_rate(&config.train, counters.step + 1, planned),
             };
-            let outcome = self.engine.train_step(&batch, &step)?;
+            self.engine.train_step(&batch, &step)?;
             counters.step += 1;
             counters.step_in_epoch += 1;
-            counters.loss_sum += outcome.loss * batch.row_count() as f64;
-            counters.loss_rows += batch.row_count() as u64;
+            counters.observe(&self.engine.outcomes(false)?);
             counters.tokens += batch.token_count() as u64;
             counters.train_seconds += started.elapsed().as_secs_f64();
             started = Instant::now();
@@ -204,6 +206,8 @@ impl<'a> TrainingLoop<'a> {
             }
         }
         drop((progress, loader));
+        counters.observe(&self.engine.outcomes(true)?);
+        counters.train_seconds += started.elapsed().as_secs_f64();
         self.require_finite()?;
         self.signals.check().or_else(|interrupted| self.save_and(interrupted))
     }
@@ -211,7 +215,7 @@ impl<'a> TrainingLoop<'a> {
     /// Refuses weights that the latest step has made infinite or NaN, before they are judged or saved: its
     /// loss and gradient were finite still.
     fn require_finite(&self) -> Result<()> {
-        let Some(at) = self.engine.parameters().iter().position(|weight| !weight.is_finite())
+        let Some(at) = self.engine.parameters()?.iter().position(|weight| !weight.is_finite())
         else {
             return Ok(());
         };
@@ -290,7 +294,7 @@ impl<'a> TrainingLoop<'a> {
         let log = self.directory.metrics();
         counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
         if improved {
-            self.best = Some(self.engine.parameters().into_owned());
+            self.best = Some(self.engine.parameters()?.into_owned());
         }
         Ok(improved)
     }
@@ -331,7 +335,7 @@ impl<'a> TrainingLoop<'a> {
             self.counters.clone(),
         );
         let path = self.directory.checkpoint();
-        let state = self.engine.state();
+        let state = self.engine.state()?;
         checkpoint::save(&path, self.engine.table(), &note, &state, self.best.as_deref())
     }
 

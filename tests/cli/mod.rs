@@ -1,5 +1,6 @@
 //! `b4r-train` as a user runs it: exit codes, refusals, kill and resume, full disks.
 
+mod cuda;
 mod disk;
 mod protocols;
 mod refusals;

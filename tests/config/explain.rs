@@ -7,7 +7,7 @@ use super::{flags, good, yaml, yaml_and_flags};
 
 #[test]
 fn an_explanation_shows_values_their_origin_and_what_is_ignored() {
-    let text = "epochs: 3\ngpu_id: 0\nloss_type: CE\n";
+    let text = "epochs: 3\nworker: 0\nloss_type: CE\n";
     let resolved = yaml_and_flags(text, &["--seed=5"]).unwrap();
     let shown = explain(&resolved);
     let line = |name: &str| {
@@ -16,7 +16,7 @@ fn an_explanation_shows_values_their_origin_and_what_is_ignored() {
     assert!(line("epochs ").contains('3') && line("epochs ").contains("conf.yaml:1"), "{shown}");
     assert!(line("seed ").contains('5') && line("seed ").contains("command line"), "{shown}");
     assert!(line("n_layers ").contains("default"), "{shown}");
-    assert!(line("gpu_id ").contains("ignored"), "{shown}");
+    assert!(line("worker ").contains("ignored"), "{shown}");
     assert!(shown.contains("loss_type"), "{shown}");
     for heading in ["Data\n", "Model\n", "Training\n", "Evaluation\n", "Run\n"] {
         assert!(shown.contains(heading), "{heading}");
@@ -37,7 +37,7 @@ fn only_what_decides_the_result_counts_as_a_difference() {
     let base = good(&[]);
     let free = good(&[
         "--threads=3",
-        "--device=cpu",
+        "--device=cuda:1",
         "--epochs=7",
         "--max_steps=7",
         "--run_dir=x",
@@ -47,8 +47,14 @@ fn only_what_decides_the_result_counts_as_a_difference() {
         "--overwrite",
     ]);
     assert_eq!(differences(&base, &free), Vec::<String>::new());
-    for flag in ["seed=1", "hidden_size=32", "train_batch_size=1", "filter_seen=false", "norm=pre"]
-    {
+    for flag in [
+        "seed=1",
+        "hidden_size=32",
+        "train_batch_size=1",
+        "filter_seen=false",
+        "norm=pre",
+        "precision=f32",
+    ] {
         let changed = differences(&base, &good(&[&format!("--{flag}")]));
         assert_eq!(changed.len(), 1, "{flag}: {changed:?}");
         assert!(changed[0].starts_with(flag.split('=').next().unwrap()), "{changed:?}");

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 
 use b4r::config::{
-    Config, EvalUnit, Mode, Protocol, Shares, SplitRule, keys, read, resolve, to_yaml, value::Value,
+    Config, Device, EvalUnit, Mode, Precision, Protocol, Shares, SplitRule, keys, read, resolve,
+    to_yaml, value::Value,
 };
 use proptest::prelude::*;
 
@@ -85,6 +86,9 @@ fn config() -> impl Strategy<Value = Config> {
         config.train.init_from_sha256 = config.train.init_from.as_ref().map(|_| column);
         config.train.keep_expired = switches[1] && switches[2];
         config.run.progress = switches[2].then_some(switches[3]);
+        config.run.device =
+            [Device::Auto(0), Device::Auto(3), Device::Cuda(0), Device::Cuda(1)][metric % 4];
+        config.run.precision = [None, Some(Precision::F32), Some(Precision::Bf16)][metric % 3];
         if switches[3] {
             config.train.batch_size = b4r::config::BatchSize::Sequences(batch);
             config.data.time_field = None;

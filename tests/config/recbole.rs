@@ -2,7 +2,7 @@
 
 use super::{flags, refused, yaml};
 use b4r::config::protocol::changed;
-use b4r::config::{EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Shares, SplitRule};
+use b4r::config::{Device, EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Shares, SplitRule};
 
 /// Every key of RecBole's defaults for BERT4Rec on ml-100k, spelled with the values that a user's file has.
 const EVERYTHING: &str = r#"
@@ -114,7 +114,8 @@ fn recboles_full_configuration_runs_unmodified() {
     assert!(!config.eval.filter_seen, "repeatable: True was written");
     assert_eq!(config.data.field_separator, Some('\t'));
     assert_eq!(config.run.progress, Some(true));
-    for key in ["gpu_id", "normalize_all", "load_col", "checkpoint_dir", "enable_amp"] {
+    assert_eq!(config.run.device, Device::Auto(0), "gpu_id: '0' and use_gpu: True were written");
+    for key in ["normalize_all", "load_col", "checkpoint_dir", "enable_amp"] {
         assert!(
             resolved.notes.iter().any(|note| note.starts_with(&format!("{key} ("))),
             "{key} is not accounted for: {:?}",
@@ -165,6 +166,40 @@ fn what_would_change_the_result_is_refused() {
     ] {
         refused(yaml(text), key, &[part, "conf.yaml:1"][..if text.contains('\n') { 1 } else { 2 }]);
     }
+}
+
+/// RecBole computes on a GPU where there is one, else on the processor, without a word.
+#[test]
+fn gpu_keys_say_what_they_say_there() {
+    for (text, device) in [
+        ("use_gpu: True", Device::Auto(0)),
+        ("use_gpu: False", Device::Cpu),
+        ("gpu_id: '0'", Device::Auto(0)),
+        ("gpu_id: 1", Device::Auto(1)),
+        ("gpu_id: '2,3'", Device::Auto(2)),
+        ("gpu_id: [2, 3]", Device::Auto(2)),
+        ("gpu_id: ''", Device::Cpu),
+        ("gpu_id: ~", Device::Auto(0)),
+        ("gpu_id: -1", Device::Cpu),
+        ("gpu_id: 1\nuse_gpu: False", Device::Cpu),
+        ("use_gpu: True\ngpu_id: 1", Device::Auto(1)),
+    ] {
+        let resolved = yaml(text).unwrap();
+        assert_eq!(resolved.config.run.device, device, "{text}");
+        assert_eq!(resolved.notes, Vec::<String>::new(), "{text}");
+    }
+    assert_eq!(flags(&["--gpu_id=1"]).unwrap().config.run.device, Device::Auto(1));
+}
+
+#[test]
+fn device_wins_over_recboles_keys() {
+    for text in ["device: cuda\nuse_gpu: False", "gpu_id: 1\ndevice: cuda"] {
+        let resolved = yaml(text).unwrap();
+        assert_eq!(resolved.config.run.device, Device::Cuda(0), "{text}");
+        assert_eq!(resolved.notes, ["use_gpu, gpu_id: ignored: device is cuda"], "{text}");
+    }
+    let resolved = yaml("device: cpu\nuse_gpu: False").unwrap();
+    assert!(resolved.config.run.device == Device::Cpu && resolved.notes.is_empty());
 }
 
 #[test]
@@ -338,7 +373,7 @@ fn metrics_beyond_the_usual_ones_can_decide() {
 #[test]
 fn ignored_keys_are_noted_and_flags_too() {
     let notes =
-        flags(&["--gpu_id=0", "--nproc=2", "--log_wandb=True", "-m", "BERT4Rec"]).unwrap().notes;
+        flags(&["--worker=0", "--nproc=2", "--log_wandb=True", "-m", "BERT4Rec"]).unwrap().notes;
     assert_eq!(notes.len(), 3, "{notes:?}");
     assert!(notes.iter().all(|note| note.contains("ignored: ") && note.contains("command line")));
     let notes = yaml("neg_sampling: {uniform: 1}\ntraining_neg_sample_num: 1").unwrap().notes;

@@ -2,7 +2,7 @@
 
 use b4r::config::{
     Activation, BatchSize, DataFormat, Device, Duplicates, Metric, NormPlacement, Positions,
-    Schedule, validate,
+    Precision, Schedule, validate,
 };
 
 use super::{flags, good, refused, yaml};
@@ -62,8 +62,10 @@ fn values_out_of_range_are_refused() {
         ),
         ("eval_batch_size", &["0"]),
         ("threads", &["-1", "4097", "all"]),
-        ("device", &["tpu", "cuda", "cuda:0", ""]),
-        ("precision", &["bf16", "f64"]),
+        ("device", &["tpu", "gpu", "cuda:x", "cuda:-1", "cuda:", "cuda:1:2", "cpu:0", "1", ""]),
+        ("use_gpu", &["maybe", "2"]),
+        ("gpu_id", &["x", "0.5", "4294967296", "a,0"]),
+        ("precision", &["f64", "fp16", "16"]),
         ("hidden_act", &["swish", "tanh", "sigmoid", ""]),
         ("norm", &["middle"]),
         ("positions", &["sine"]),
@@ -113,9 +115,42 @@ fn values_at_the_ends_of_their_range_are_taken() {
         "--topk=1",
         "--weight_decay=0.01",
         "--device=CPU",
+        "--device=CUDA:4294967295",
+        "--precision=BF16",
+        "--precision=none",
     ] {
         good(&[flag]);
     }
+}
+
+#[test]
+fn a_device_is_written_as_it_is_read() {
+    for (text, device) in [
+        ("auto", Device::Auto(0)),
+        ("auto:2", Device::Auto(2)),
+        ("cpu", Device::Cpu),
+        ("cuda", Device::Cuda(0)),
+        ("cuda:1", Device::Cuda(1)),
+    ] {
+        assert_eq!(good(&[&format!("--device={text}")]).run.device, device);
+        assert_eq!(device.to_string(), text);
+    }
+    assert_eq!(good(&["--device=cuda:0"]).run.device, Device::Cuda(0));
+    assert_eq!(good(&[]).run.device, Device::Auto(0));
+}
+
+#[test]
+fn bf16_is_for_gpus() {
+    assert_eq!(good(&[]).run.precision, None);
+    assert_eq!(good(&["--precision=bf16"]).run.precision, Some(Precision::Bf16));
+    good(&["--precision=bf16", "--device=cuda"]);
+    good(&["--precision=f32", "--device=cpu"]);
+    refused(
+        flags(&["--precision=bf16", "--device=cpu"]),
+        "precision",
+        &["GPU", "f32", "command line"],
+    );
+    refused(flags(&["--precision=bf16", "--use_gpu=False"]), "precision", &["GPU", "f32"]);
 }
 
 #[test]

@@ -90,7 +90,11 @@ impl Engine for StoredScores {
         &self.table
     }
 
-    fn train_step(&mut self, _: &Batch, _: &Step) -> Result<StepOutcome> {
+    fn train_step(&mut self, _: &Batch, _: &Step) -> Result<()> {
+        unreachable!("evaluation does not train")
+    }
+
+    fn outcomes(&mut self, _: bool) -> Result<Vec<StepOutcome>> {
         unreachable!("evaluation does not train")
     }
 
@@ -127,17 +131,21 @@ impl Engine for StoredScores {
         Ok(found)
     }
 
-    fn state(&self) -> Cow<'_, State> {
-        Cow::Owned(State::default())
+    fn state(&self) -> Result<Cow<'_, State>> {
+        unreachable!("evaluation does not train")
     }
 
-    fn parameters(&self) -> Cow<'_, [f32]> {
-        Cow::Owned(Vec::new())
+    fn parameters(&self) -> Result<Cow<'_, [f32]>> {
+        unreachable!("evaluation does not train")
     }
 
-    fn load_state(&mut self, _: &State) {}
+    fn load_state(&mut self, _: &State) -> Result<()> {
+        unreachable!("evaluation does not train")
+    }
 
-    fn load_parameters(&mut self, _: &[f32]) {}
+    fn load_parameters(&mut self, _: &[f32]) -> Result<()> {
+        unreachable!("evaluation does not train")
+    }
 }
 
 fn rank(scores: &[f32], target: u32, seen: &[u32]) -> u32 {

@@ -20,6 +20,8 @@ use crate::util::fixture::{Case, Dropout, Results};
 use b4r::cpu::dropout::{AttentionDropout, HiddenDropout, Rate};
 use b4r::cpu::layernorm::{Norm, NormGradient};
 use b4r::cpu::linear::{Linear, LinearGradient};
+use b4r::cuda;
+use b4r::cuda::step::StepBlock;
 
 /// Weight and bias of a linear map, and their gradients.
 struct LinearCase {
@@ -104,4 +106,20 @@ fn hidden_dropout(dropout: &Dropout, site: usize) -> Option<HiddenDropout> {
 fn attention_dropout(dropout: &Dropout, layer: u32) -> Option<AttentionDropout> {
     let rate = Rate::new(dropout.attention_dropout)?;
     Some(AttentionDropout::new(dropout.dropout_seed, dropout.step, layer, rate))
+}
+
+/// A step block of `tokens` tokens with a case's dropout.
+fn step_block(dropout: &Dropout, tokens: usize) -> StepBlock {
+    StepBlock {
+        tokens: tokens as u32,
+        number: dropout.step as u32,
+        key: b4r::philox::key(dropout.dropout_seed),
+        ..StepBlock::default()
+    }
+}
+
+/// Dropout of a case at a hidden site, for kernels.
+fn cuda_hidden_dropout(dropout: &Dropout, site: usize) -> cuda::operands::HiddenDropout {
+    let rate = cuda::step::Rate::new(dropout.hidden_dropout);
+    cuda::operands::HiddenDropout { site: site as u32, rate }
 }

@@ -1,7 +1,7 @@
 //! Reads the fixtures that `tests/fixtures/make.py` wrote and holds computations to them.
 
 use super::draw;
-use super::tolerance::{Expected, Nearness};
+use super::tolerance::{Bf16Error, Expected, Nearness};
 use b4r::batch::Segments;
 use b4r::config::Activation;
 use safetensors::tensor::TensorView;
@@ -22,6 +22,7 @@ pub struct Case<P> {
     pub inputs: Vec<Input>,
     integers: BTreeMap<String, Vec<u32>>,
     expected: BTreeMap<String, Expected>,
+    bf16: BTreeMap<String, Bf16Error>,
 }
 
 /// How a float input is drawn.
@@ -100,6 +101,7 @@ fn case<P: DeserializeOwned>(described: serde_json::Value, tensors: &SafeTensors
         inputs: header.inputs,
         integers: BTreeMap::new(),
         expected: BTreeMap::new(),
+        bf16: BTreeMap::new(),
         name: header.name,
     };
     let prefix = format!("{}/", case.name);
@@ -107,6 +109,9 @@ fn case<P: DeserializeOwned>(described: serde_json::Value, tensors: &SafeTensors
         let Some(name) = name.strip_prefix(&prefix) else { continue };
         if let Some(name) = name.strip_prefix("int.") {
             case.integers.insert(name.to_string(), integers(&view));
+        } else if let Some(name) = name.strip_suffix(".bf16") {
+            let [largest, norm, reference] = doubles(&view).try_into().unwrap();
+            case.bf16.insert(name.to_string(), Bf16Error { largest, norm, reference });
         } else if let Some(name) = name.strip_suffix(".summary") {
             let part = |part: &str| tensors.tensor(&format!("{prefix}{name}.{part}")).unwrap();
             let expected = summary(&doubles(&view), &part("rows"), &part("values"));
@@ -199,15 +204,19 @@ impl<P> Case<P> {
         gradients.map(|(_, gradient)| gradient.norm).fold(loss, f64::max)
     }
 
-    /// Compares all results; each expected tensor must be among them. Adds a line for each failure.
-    fn compare(&self, results: &Results, failures: &mut Vec<String>) -> Nearness {
+    /// Compares all results, by the rule for f32 or that for bf16; each expected tensor must be among them.
+    /// Adds a line for each failure.
+    fn compare(&self, results: &Results, bf16: bool, failures: &mut Vec<String>) -> Nearness {
         let mut worst = Nearness::default();
         for (name, expected) in self.expected.iter().filter(|(name, _)| !name.starts_with("in.")) {
             let Some(got) = results.0.get(name) else {
                 failures.push(format!("{}: {name} was not computed", self.name));
                 continue;
             };
-            let nearness = expected.compare(got, self.scale());
+            let nearness = match bf16 {
+                true => expected.compare_bf16(got, &self.bf16[name], self.scale()),
+                false => expected.compare(got, self.scale()),
+            };
             worst = worst.worse(nearness);
             if !nearness.holds() {
                 failures.push(format!(
@@ -230,12 +239,50 @@ impl<P> Case<P> {
 /// # Panics
 /// With a line for each tensor that is out of bounds.
 pub fn hold<P: DeserializeOwned>(file: &str, engine: &str, compute: impl Fn(&Case<P>) -> Results) {
+    hold_all(file, engine, false, |case| Some(compute(case)));
+}
+
+/// The same for an engine that need not take every case; `None` where it does not.
+///
+/// # Panics
+/// As [`hold`], and when the engine takes less than half of the cases.
+pub fn hold_taken<P: DeserializeOwned>(
+    file: &str,
+    engine: &str,
+    compute: impl Fn(&Case<P>) -> Option<Results>,
+) {
+    hold_all(file, engine, false, compute);
+}
+
+/// The same for storage in bf16, held to the error that PyTorch makes with it.
+///
+/// # Panics
+/// As [`hold_taken`].
+pub fn hold_bf16<P: DeserializeOwned>(
+    file: &str,
+    engine: &str,
+    compute: impl Fn(&Case<P>) -> Option<Results>,
+) {
+    hold_all(file, engine, true, compute);
+}
+
+fn hold_all<P: DeserializeOwned>(
+    file: &str,
+    engine: &str,
+    bf16: bool,
+    compute: impl Fn(&Case<P>) -> Option<Results>,
+) {
     let (mut failures, mut worst) = (Vec::new(), Nearness::default());
-    for case in cases::<P>(file) {
-        worst = worst.worse(case.compare(&compute(&case), &mut failures));
+    let (cases, mut taken) = (cases::<P>(file), 0);
+    for case in &cases {
+        if let Some(results) = compute(case) {
+            worst = worst.worse(case.compare(&results, bf16, &mut failures));
+            taken += 1;
+        }
     }
-    println!("{file} on {engine}: at most {worst}");
+    println!("{file} on {engine}: {taken} of {} cases, at most {worst}", cases.len());
     assert!(failures.is_empty(), "{file} on {engine}:\n{}", failures.join("\n"));
+    assert!(2 * taken >= cases.len(), "{file} on {engine}: {taken} of {} cases", cases.len());
 }
 
 /// The activation that a configuration calls `name`.

@@ -16,6 +16,26 @@ pub const NEGLIGIBLE_ERROR: f64 = 1e-6;
 /// Bound of |error| of each loss along a training.
 pub const LOSS: f64 = 1e-4;
 
+/// With bf16 storage, the error may be this many times that of PyTorch in bf16...
+pub const BF16_TIMES: f64 = 2.0;
+/// ... plus this share of the largest reference value (for norms, of the reference's norm).
+pub const BF16_SHARE: f64 = 1e-3;
+
+/// With bf16 storage, the error of a tensor that is zero but for rounding is bounded by this share of the case's
+/// largest gradient norm: the unit of rounding.
+pub const BF16_NEGLIGIBLE_ERROR: f64 = 1.0 / 256.0;
+
+/// The error that PyTorch in bf16 makes of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct Bf16Error {
+    /// Largest |error|.
+    pub largest: f64,
+    /// Norm of the error.
+    pub norm: f64,
+    /// Largest |reference|.
+    pub reference: f64,
+}
+
 /// A float64 reference, whole or in summary.
 #[derive(Debug)]
 pub struct Expected {
@@ -81,6 +101,30 @@ impl Expected {
             return Nearness { negligible, ..Nearness::default() }.worse(rows);
         }
         Nearness { nmse: share(squared_error, NMSE * self.norm.powi(2)), ..rows }
+    }
+
+    /// The same for a computation with bf16 storage: every known element, and the error as a whole. Where that is
+    /// estimated by projections it may come out twice as large as it is.
+    ///
+    /// # Panics
+    /// When `got` has another number of elements.
+    pub fn compare_bf16(&self, got: &[f32], bf16: &Bf16Error, scale: f64) -> Nearness {
+        assert_eq!(got.len(), self.width * self.count, "another number of elements");
+        if self.norm <= NEGLIGIBLE * scale {
+            let error = self.squared_error(got).sqrt();
+            let negligible = share(error, BF16_NEGLIGIBLE_ERROR * scale);
+            return Nearness { negligible, ..Nearness::default() };
+        }
+        let allowed = BF16_TIMES * bf16.largest + BF16_SHARE * bf16.reference;
+        let taken =
+            self.rows.iter().flat_map(|&row| &got[row as usize * self.width..][..self.width]);
+        let errors = taken.zip(&self.values).map(|(&g, &e)| difference(g, e).abs());
+        // `f64::max` would drop NaN.
+        let largest = errors.fold(0.0, |top, e| if e <= top { top } else { e });
+        let spread = if self.projections.is_some() { 2.0 } else { 1.0 };
+        let norm = spread * (BF16_TIMES * bf16.norm + BF16_SHARE * self.norm);
+        let squared = share(self.squared_error(got), norm.powi(2));
+        Nearness { nmse: squared, row: share(largest, allowed), negligible: 0.0 }
     }
 
     /// Exact where all is known, else the unbiased estimate by projections.
@@ -176,6 +220,21 @@ fn errors_are_found() {
     assert!(!spoil(&|x| x[63] = f32::NAN).holds());
     assert!(!spoil(&|x| x.iter_mut().for_each(|x| *x *= 1.00003)).holds());
     assert!(spoil(&|x| x.iter_mut().for_each(|x| *x *= 1.000001)).holds());
+}
+
+/// Twice PyTorch's error passes, and three times does not.
+#[test]
+fn bf16_is_held_to_the_error_of_bf16() {
+    let (expected, values) = summarised();
+    let bf16 = Bf16Error { largest: 0.01, norm: 0.3, reference: 1.0 };
+    let spoil = |index: usize, by: f32| {
+        let mut spoiled = values.clone();
+        spoiled[index] += by;
+        expected.compare_bf16(&spoiled, &bf16, 1.0).holds()
+    };
+    assert!(spoil(17 * 64 + 5, 0.02) && !spoil(17 * 64 + 5, 0.03), "a known element");
+    assert!(spoil(300 * 64, 0.1) && !spoil(300 * 64, 5.0), "an element that only projections see");
+    assert!(!spoil(0, f32::NAN) && !spoil(300 * 64, f32::NAN), "NaN");
 }
 
 /// Rounding may disturb what is zero, by a share of the case's largest gradient.

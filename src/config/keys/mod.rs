@@ -8,7 +8,7 @@ mod run;
 mod train;
 
 pub(super) use model::MAX_LEN;
-pub(super) use run::MAX_THREADS;
+pub(super) use run::{MAX_THREADS, gpu_id};
 
 use super::Config;
 use super::parse::Parsed;

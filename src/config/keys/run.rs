@@ -1,13 +1,11 @@
 //! Keys that say where and on what the run happens.
 
 use super::{Key, Scope, Section};
-use crate::config::Device;
-use crate::config::parse::{
-    Parsed, Problem, boolean, choice, integer, name_of, optional, path, put,
-};
+use crate::config::parse::{Parsed, Problem, boolean, choice, integer, optional, path, put};
 use crate::config::value::Value;
+use crate::config::{Device, Precision};
 
-const DEVICES: &[(&str, Device)] = &[("auto", Device::Auto), ("cpu", Device::Cpu)];
+const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
 
 /// Most threads; far beyond any machine, and few enough that their stacks fit the address space.
 pub(in crate::config) const MAX_THREADS: u64 = 4096;
@@ -44,21 +42,30 @@ pub(super) const KEYS: &[Key] = &[
     Section::Run.key(
         "device",
         "NAME",
-        "auto or cpu",
-        |c| Some(name_of(c.run.device, DEVICES)),
+        "auto (a GPU where one can compute this, else the CPU), cpu, cuda or cuda:N",
+        |c| Some(c.run.device.to_string().into()),
         |c, v| put(&mut c.run.device, device(v)),
     ),
+    // RecBole's two keys for the same; what they come to is decided when all keys are known.
+    Section::Run
+        .key(
+            "use_gpu",
+            "BOOL",
+            "RecBole's spelling of device",
+            |_| None,
+            |_, v| optional(v, boolean).map(|_| ()),
+        )
+        .hidden(),
+    Section::Run
+        .key("gpu_id", "N", "RecBole's spelling of device", |_| None, |_, v| gpu_id(v).map(|_| ()))
+        .hidden(),
     Section::Run
         .key(
             "precision",
             "NAME",
-            "f32",
-            |_| Some("f32".into()),
-            |_, v| {
-                choice(v, &[("f32", ())]).map_err(|error| {
-                    Problem::new(error.problem, "write f32, the precision of the CPU")
-                })
-            },
+            "f32 or bf16 (GPU only; bf16 there and f32 on the CPU otherwise)",
+            |c| Some(c.run.precision.map(Precision::name).into()),
+            |c, v| put(&mut c.run.precision, optional(v, |v| choice(v, PRECISIONS))),
         )
         .scope(Scope::Result),
     Section::Run.key(
@@ -71,10 +78,34 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 fn device(value: &Value) -> Parsed<Device> {
-    match value {
-        Value::Text(name) if name.trim().to_ascii_lowercase().starts_with("cuda") => Err(
-            Problem::new("this build has no CUDA engine yet", "write device: cpu, or leave it out"),
-        ),
-        other => choice(other, DEVICES),
+    let remedy = "write auto, cpu, cuda or cuda:1 (the number of the GPU)";
+    let problem = || Problem::new(format!("`{}` is no device", value.brief()), remedy);
+    let Value::Text(name) = value else { return Err(problem()) };
+    let name = name.trim().to_ascii_lowercase();
+    let (kind, number) = name.split_once(':').unwrap_or((&name, "0"));
+    let number = number.parse().map_err(|_| problem());
+    match kind {
+        "auto" => Ok(Device::Auto(number?)),
+        "cuda" => Ok(Device::Cuda(number?)),
+        "cpu" if name == "cpu" => Ok(Device::Cpu),
+        _ => Err(problem()),
+    }
+}
+
+/// RecBole's `gpu_id`: the GPUs a process may see, of which one process uses the first. An empty text, or a
+/// negative number, hides all of them.
+pub(in crate::config) fn gpu_id(value: &Value) -> Parsed<Device> {
+    let text = value.to_string();
+    let text = text.trim_matches(['"', '[', ']', ' ']);
+    let first = text.split(',').next().unwrap_or_default().trim();
+    match first.parse::<i64>() {
+        _ if first.is_empty() => Ok(Device::Cpu),
+        _ if value.is_null() => Ok(Device::default()),
+        Ok(number) if number < 0 => Ok(Device::Cpu),
+        Ok(number) if number <= i64::from(u32::MAX) => Ok(Device::Auto(number as u32)),
+        _ => Err(Problem::new(
+            format!("`{}` is no number of a GPU", value.brief()),
+            "write device: cuda:1 (the number of the GPU), or leave it out",
+        )),
     }
 }

@@ -2,13 +2,14 @@
 
 use super::lanes::{Lanes, Network};
 use super::{bias_rows, item_rows, thread_pool};
+use crate::Result;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::cpu::item_softmax::Problem;
 use crate::cpu::top_k::{Best, Entry, NotFinite, TILE_ITEMS, TILE_ROWS, top_k};
 use crate::cpu::vector::{dot, vectorized};
+use crate::model::engine::not_finite;
 use crate::model::params::ParameterTable;
-use crate::{Error, Result};
 use rayon::prelude::*;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -52,7 +53,7 @@ impl Scorer {
     /// core.
     ///
     /// # Errors
-    /// [`Error::Config`] when the threads cannot be started.
+    /// [`crate::Error::Config`] when the threads cannot be started.
     pub fn new(
         model: &ModelConfig,
         items: usize,
@@ -110,7 +111,7 @@ impl Scorer {
     /// (ascending) are left out.
     ///
     /// # Errors
-    /// [`Error::Config`] where a score is not finite.
+    /// [`crate::Error::Config`] where a score is not finite.
     pub fn top_k(
         &self,
         batch: &Batch,
@@ -142,7 +143,7 @@ impl Scorer {
     /// The scores of each row's list of items, from 1.
     ///
     /// # Errors
-    /// [`Error::Config`] where a score is not finite.
+    /// [`crate::Error::Config`] where a score is not finite.
     pub fn score(&self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         let (table, bias) = (self.output_vectors(), self.output_bias());
         let scores = self.with_rows(batch, |rows| {
@@ -156,7 +157,7 @@ impl Scorer {
     /// The `k` items whose embeddings have the largest cosine with that of `item`, from 1, which is left out.
     ///
     /// # Errors
-    /// [`Error::Config`] where a cosine is not finite.
+    /// [`crate::Error::Config`] where a cosine is not finite.
     pub fn similar(&self, item: u32, k: usize) -> Result<Vec<Entry>> {
         let d = self.model.hidden_size;
         let vectors = &self.parameters[item_rows(&self.table.item_embedding, d, self.items)];
@@ -265,12 +266,4 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let norms = (dot(a, a) * dot(b, b)).sqrt();
     // A vector without length is like no other.
     if norms > 0.0 { dot(a, b) / norms } else { 0.0 }
-}
-
-pub(super) fn not_finite() -> Error {
-    Error::config(
-        "model",
-        "a score is not finite: the weights are finite but far too large",
-        "train the model anew with a lower learning_rate or with clip_grad_norm",
-    )
 }

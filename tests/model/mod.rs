@@ -12,6 +12,8 @@ use b4r::model::params::ParameterTable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+mod cuda; // the same of the CUDA engine, and what it must have in common with the CPU's
+
 #[derive(Deserialize)]
 struct Model {
     hidden_size: usize,
@@ -74,7 +76,7 @@ impl Model {
     }
 }
 
-/// An engine with the case's weights. Its parameter table must hold exactly the tensors of PyTorch's state dict.
+/// A CPU engine with the case's weights.
 fn engine<P>(
     case: &Case<P>,
     model: &ModelConfig,
@@ -82,7 +84,12 @@ fn engine<P>(
     items: usize,
     threads: usize,
 ) -> CpuEngine {
-    let mut engine = CpuEngine::new(model, train, items, threads).unwrap();
+    with_weights(case, CpuEngine::new(model, train, items, threads).unwrap())
+}
+
+/// The engine with the case's weights. Its parameter table must hold exactly the tensors of PyTorch's state
+/// dict.
+fn with_weights<P, E: Engine>(case: &Case<P>, mut engine: E) -> E {
     let shapes: BTreeMap<_, _> =
         case.inputs.iter().map(|input| (input.name.clone(), input.shape.clone())).collect();
     assert_eq!(names_and_shapes(engine.table()), shapes, "{}", case.name);
@@ -91,7 +98,9 @@ fn engine<P>(
         parameters[tensor.range()].copy_from_slice(&case.input(&tensor.name));
     }
     let zeros = vec![0.0; parameters.len()];
-    engine.load_state(&State { parameters, first_moment: zeros.clone(), second_moment: zeros });
+    engine
+        .load_state(&State { parameters, first_moment: zeros.clone(), second_moment: zeros })
+        .unwrap();
     engine
 }
 
@@ -117,13 +126,13 @@ fn cpu_gradients(case: &Case<GradientCase>) -> Results {
     // What an earlier step left in the buffers must not matter.
     engine.loss_and_gradient(&batch, Some(Randomness { seed: 1, step: 1 }));
     let loss = engine.loss_and_gradient(&batch, drops.then_some(randomness));
-    let gradient = engine.gradient();
+    results(engine.table(), loss, engine.gradient())
+}
+
+fn results(table: &ParameterTable, loss: f64, gradient: &[f32]) -> Results {
     let results = Results::default().out("loss", [loss as f32]);
-    engine
-        .table()
-        .tensors
-        .iter()
-        .fold(results, |results, tensor| results.grad(&tensor.name, &gradient[tensor.range()]))
+    let tensors = table.tensors.iter();
+    tensors.fold(results, |results, tensor| results.grad(&tensor.name, &gradient[tensor.range()]))
 }
 
 #[test]
@@ -167,41 +176,53 @@ struct TrainingCase {
     dropout: Dropout,
 }
 
+impl TrainingCase {
+    fn config(&self) -> TrainConfig {
+        TrainConfig {
+            weight_decay: self.weight_decay,
+            clip_norm: self.clip_norm,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            epsilon: self.epsilon,
+            ..TrainConfig::default()
+        }
+    }
+}
+
+/// Holds the losses and gradient norms of ten steps to PyTorch's.
+fn replay(case: &Case<TrainingCase>, engine: &mut dyn Engine) {
+    let p = &case.parameters;
+    for number in 1..=p.steps {
+        let batch = p.model.batch(case, &format!("{number}."));
+        let learning_rate = p.learning_rate as f32;
+        let step = Step { number, seed: p.dropout.dropout_seed, learning_rate };
+        engine.train_step(&batch, &step).unwrap();
+    }
+    let (mut worst_loss, mut worst_norm) = (0.0f64, 0.0f64);
+    let outcomes = engine.outcomes(true).unwrap();
+    assert_eq!(outcomes.len() as u64, p.steps);
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        let at = |name: &str| f64::from(case.expected(name).values[index]);
+        let loss_error = (outcome.loss - at("out.losses")).abs();
+        let norm_error = (outcome.gradient_norm / at("out.norms") - 1.0).abs();
+        assert!(loss_error <= LOSS, "{}, step {}: {outcome:?}", case.name, index + 1);
+        assert!(norm_error <= LOSS, "{}, step {}: {outcome:?}", case.name, index + 1);
+        worst_loss = worst_loss.max(loss_error);
+        worst_norm = worst_norm.max(norm_error);
+    }
+    println!(
+        "training {}: losses within {worst_loss:.1e}, norms within {worst_norm:.1e}",
+        case.name
+    );
+}
+
 /// The losses and gradient norms of ten steps stay with PyTorch's, without and with dropout, decay, clipping.
 #[test]
 fn cpu_training_agrees_with_pytorch() {
     for case in cases::<TrainingCase>("training") {
         let p = &case.parameters;
-        let train = TrainConfig {
-            weight_decay: p.weight_decay,
-            clip_norm: p.clip_norm,
-            beta1: p.beta1,
-            beta2: p.beta2,
-            epsilon: p.epsilon,
-            ..TrainConfig::default()
-        };
-        let mut engine = engine(&case, &p.model.config(Some(&p.dropout)), &train, p.model.items, 2);
-        let (mut worst_loss, mut worst_norm) = (0.0f64, 0.0f64);
-        for number in 1..=p.steps {
-            let batch = p.model.batch(&case, &format!("{number}."));
-            let step = Step {
-                number,
-                seed: p.dropout.dropout_seed,
-                learning_rate: p.learning_rate as f32,
-            };
-            let outcome = engine.train_step(&batch, &step).unwrap();
-            let at = |name: &str| f64::from(case.expected(name).values[number as usize - 1]);
-            let loss_error = (outcome.loss - at("out.losses")).abs();
-            let norm_error = (outcome.gradient_norm / at("out.norms") - 1.0).abs();
-            assert!(loss_error <= LOSS, "{}, step {number}: {outcome:?}", case.name);
-            assert!(norm_error <= LOSS, "{}, step {number}: {outcome:?}", case.name);
-            worst_loss = worst_loss.max(loss_error);
-            worst_norm = worst_norm.max(norm_error);
-        }
-        println!(
-            "training {}: losses within {worst_loss:.1e}, norms within {worst_norm:.1e}",
-            case.name
-        );
+        let model = p.model.config(Some(&p.dropout));
+        replay(&case, &mut engine(&case, &model, &p.config(), p.model.items, 2));
     }
 }
 

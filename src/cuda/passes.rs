@@ -1,0 +1,563 @@
+//! The model's operation list on a GPU: hands each operation its pieces of the arenas, the batch and the
+//! workspace. Every call puts one kernel, or a few, on the stream.
+
+use super::batch::{BatchSlot, Capacity};
+use super::linear::Gradient;
+use super::memory::{Slice, Storage};
+use super::operands::{AttentionDropout, Count, HiddenDropout, Launcher, NormSaved, Rows, Tail};
+use super::step::Rate;
+use super::weights::Weights;
+use super::workspace::{Buffer, Scratch};
+use super::{attention, embedding, ffn, head, layernorm, linear, projection, qkv};
+use crate::config::{ModelConfig, NormPlacement};
+use crate::cpu::dropout;
+use crate::model::activations::{
+    ActivationGradients, EmbeddingActivations, HeadActivations, LayerActivations, NormActivations,
+};
+use crate::model::operations::Operations;
+use crate::model::params::{LayerNormParams, LayerParams, ParameterTable};
+use crate::{Error, Result};
+
+/// One batch on its way through the network.
+pub struct Passes<'a, S> {
+    /// Where kernels are launched.
+    pub launcher: Launcher<'a>,
+    /// The network's sizes and options.
+    pub model: &'a ModelConfig,
+    /// Places in the arenas.
+    pub table: &'a ParameterTable,
+    /// The arenas.
+    pub weights: &'a Weights<S>,
+    /// The batch.
+    pub batch: &'a BatchSlot,
+    /// Most of everything.
+    pub capacity: Capacity,
+    /// Temporary buffers.
+    pub scratch: Scratch,
+    /// Whether dropout is on.
+    pub dropout: bool,
+    /// The first launch that failed; operations after it do nothing.
+    pub error: Option<Error>,
+}
+
+impl<S: Storage> Passes<'_, S> {
+    /// The whole passes' success.
+    ///
+    /// # Errors
+    /// That of the first launch that failed.
+    pub fn finish(self) -> Result<()> {
+        self.error.map_or(Ok(()), Err)
+    }
+
+    fn run(&mut self, operation: impl FnOnce(&Self) -> Result<()>) {
+        if self.error.is_none() {
+            self.error = operation(self).err();
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.model.hidden_size
+    }
+
+    fn pre_norm(&self) -> bool {
+        self.model.norm == NormPlacement::Pre
+    }
+
+    fn layer(&self, layer: usize) -> &LayerParams {
+        &self.table.layers[layer]
+    }
+
+    /// The tokens that `layer` has rows for: the last layer works only where it is read.
+    fn rows(&self, layer: usize) -> Rows {
+        if layer + 1 == self.model.n_layers { self.batch.rows() } else { Rows::All }
+    }
+
+    /// `Tq` of `layer`.
+    fn queries(&self, layer: usize) -> Count {
+        match self.rows(layer) {
+            Rows::All => self.capacity.token_count(),
+            Rows::Selected { .. } => self.capacity.row_count(),
+        }
+    }
+
+    fn tokens(&self) -> Count {
+        self.capacity.token_count()
+    }
+
+    /// The first `rows` rows of a `[.., width]` buffer.
+    fn of(&self, buffer: Buffer, rows: Count, width: usize) -> Slice<S> {
+        buffer.cast::<S>().part(0, rows.most * width)
+    }
+
+    /// The same for rows of `D`.
+    fn wide(&self, buffer: Buffer, rows: Count) -> Slice<S> {
+        self.of(buffer, rows, self.width())
+    }
+
+    fn saved(&self, norm: &NormActivations<Buffer>, rows: Count) -> NormSaved<S> {
+        NormSaved {
+            normalized: self.wide(norm.normalized, rows),
+            rstd: norm.rstd.cast().part(0, rows.most),
+        }
+    }
+
+    fn norm(&self, params: &LayerNormParams) -> super::operands::Norm {
+        self.weights.norm(params, self.model.layer_norm_eps)
+    }
+
+    fn rate(&self, probability: f64) -> Rate {
+        if self.dropout { Rate::new(probability) } else { Rate::NONE }
+    }
+
+    fn hidden_dropout(&self, site: usize) -> HiddenDropout {
+        HiddenDropout { site: site as u32, rate: self.rate(self.model.hidden_dropout) }
+    }
+
+    fn attention_dropout(&self, layer: usize) -> AttentionDropout {
+        AttentionDropout { layer: layer as u32, rate: self.rate(self.model.attention_dropout) }
+    }
+
+    fn tail(&self, layer: usize, site: usize, norm: &LayerNormParams) -> Tail {
+        Tail {
+            rows: self.rows(layer),
+            dropout: self.hidden_dropout(site),
+            norm: (!self.pre_norm()).then(|| self.norm(norm)),
+        }
+    }
+
+    fn qkv_shape(&self, layer: usize) -> qkv::Shape {
+        qkv::Shape { tokens: self.tokens(), queries: self.queries(layer), width: self.width() }
+    }
+
+    fn feed_forward(&self, layer: usize) -> ffn::FeedForward<S> {
+        let params = self.layer(layer);
+        ffn::FeedForward {
+            width: self.width(),
+            inner_width: self.model.inner_size,
+            inner: self.weights.linear(&params.ffn_in),
+            outer: self.weights.linear(&params.ffn_out),
+            activation: self.model.hidden_act,
+        }
+    }
+
+    fn sequences(&self, layer: usize) -> attention::Sequences {
+        let rows = self.rows(layer);
+        attention::Sequences {
+            sequences: self.capacity.sequence_count(),
+            cu_seqlens: self.batch.cu_seqlens(),
+            cu_queries: match rows {
+                Rows::All => self.batch.cu_seqlens(),
+                Rows::Selected { .. } => self.batch.cu_rows(),
+            },
+            rows,
+            tokens: self.tokens(),
+            queries: self.queries(layer),
+            max_len: self.model.max_len,
+            heads: self.model.n_heads,
+            width: self.width(),
+        }
+    }
+
+    /// What the query, key and value maps read.
+    fn attention_input(&self, input: Buffer, kept: &LayerActivations<Buffer>) -> Slice<S> {
+        self.wide(if self.pre_norm() { kept.attention_input } else { input }, self.tokens())
+    }
+
+    /// What the feed-forward network reads.
+    fn ffn_input(&self, layer: usize, kept: &LayerActivations<Buffer>) -> Slice<S> {
+        let input = if self.pre_norm() { kept.ffn_input } else { kept.middle };
+        self.wide(input, self.queries(layer))
+    }
+
+    /// The gradients of the maps around attention, in one launch.
+    fn attention_gradients(
+        &self,
+        layer: usize,
+        input: Slice<S>,
+        kept: &LayerActivations<Buffer>,
+        gradients: &ActivationGradients<Buffer>,
+    ) -> Result<()> {
+        let (params, weights, d) = (self.layer(layer), self.weights, self.width());
+        let (tokens, queries) = (self.tokens(), self.queries(layer));
+        let picked = match self.rows(layer) {
+            Rows::All => Slice::default(),
+            Rows::Selected { tokens, .. } => tokens,
+        };
+        let map = |rows, outputs, upstream, input, tokens, params| Gradient {
+            rows,
+            outputs,
+            inputs: d,
+            upstream,
+            input,
+            tokens,
+            activation: None,
+            partials: weights.linear_partials(params),
+        };
+        let [d_q, d_linear] = [gradients.q, self.scratch.linear].map(|b| self.wide(b, queries));
+        let d_kv = self.of(gradients.kv, tokens, 2 * d);
+        let context = self.wide(kept.context, queries);
+        linear::gradients(
+            self.launcher,
+            &[
+                map(queries, d, d_q, input, picked, &params.query),
+                map(tokens, 2 * d, d_kv, input, Slice::default(), &params.key_value),
+                map(queries, d, d_linear, context, Slice::default(), &params.projection),
+            ],
+        )
+    }
+
+    /// The gradients of both maps of the feed-forward network, in one launch.
+    fn ffn_gradients(&self, layer: usize, kept: &LayerActivations<Buffer>) -> Result<()> {
+        let (params, rows) = (self.layer(layer), self.queries(layer));
+        let (d, f) = (self.width(), self.model.inner_size);
+        let inner = Gradient {
+            rows,
+            outputs: f,
+            inputs: d,
+            upstream: self.of(self.scratch.hidden, rows, f),
+            input: self.ffn_input(layer, kept),
+            tokens: Slice::default(),
+            activation: None,
+            partials: self.weights.linear_partials(&params.ffn_in),
+        };
+        let outer = Gradient {
+            rows,
+            outputs: d,
+            inputs: f,
+            upstream: self.wide(self.scratch.linear, rows),
+            input: self.of(kept.hidden, rows, f),
+            tokens: Slice::default(),
+            activation: Some(self.model.hidden_act),
+            partials: self.weights.linear_partials(&params.ffn_out),
+        };
+        linear::gradients(self.launcher, &[inner, outer])
+    }
+}
+
+impl<S: Storage> Operations for Passes<'_, S> {
+    type Buffer = Buffer;
+
+    fn embedding(&mut self, kept: &mut EmbeddingActivations<Buffer>) {
+        self.run(|my| {
+            let tokens = embedding::Tokens {
+                count: my.tokens(),
+                width: my.width(),
+                ids: my.batch.ids(),
+                position_ids: my.batch.positions(),
+                items: my.weights.stored(&my.table.item_embedding),
+                positions: my.weights.stored(&my.table.position_embedding),
+            };
+            embedding::forward(
+                my.launcher,
+                tokens,
+                my.norm(&my.table.embedding_norm),
+                my.hidden_dropout(dropout::EMBEDDING_SITE),
+                my.saved(&kept.norm, my.tokens()),
+                my.wide(kept.output, my.tokens()),
+            )
+        });
+    }
+
+    fn qkv(&mut self, layer: usize, input: &Buffer, kept: &mut LayerActivations<Buffer>) {
+        self.run(|my| {
+            let (params, tokens) = (my.layer(layer), my.tokens());
+            if my.pre_norm() {
+                layernorm::forward(
+                    my.launcher,
+                    tokens,
+                    my.width(),
+                    my.norm(&params.attention_norm),
+                    my.wide(*input, tokens),
+                    my.saved(&kept.attention_norm, tokens),
+                    my.wide(kept.attention_input, tokens),
+                )?;
+            }
+            qkv::forward(
+                my.launcher,
+                my.qkv_shape(layer),
+                my.weights.linear(&params.query),
+                my.weights.linear(&params.key_value),
+                my.rows(layer),
+                my.attention_input(*input, kept),
+                my.wide(kept.q, my.queries(layer)),
+                my.of(kept.kv, tokens, 2 * my.width()),
+            )
+        });
+    }
+
+    fn attention(&mut self, layer: usize, kept: &mut LayerActivations<Buffer>) {
+        self.run(|my| {
+            let queries = my.queries(layer);
+            attention::forward(
+                my.launcher,
+                &my.sequences(layer),
+                my.attention_dropout(layer),
+                my.wide(kept.q, queries),
+                my.of(kept.kv, my.tokens(), 2 * my.width()),
+                kept.softmax.cast().part(0, queries.most * my.model.n_heads),
+                my.wide(kept.context, queries),
+            )
+        });
+    }
+
+    fn projection(&mut self, layer: usize, input: &Buffer, kept: &mut LayerActivations<Buffer>) {
+        self.run(|my| {
+            let (params, queries) = (my.layer(layer), my.queries(layer));
+            projection::forward(
+                my.launcher,
+                queries,
+                my.width(),
+                my.weights.linear(&params.projection),
+                my.tail(layer, dropout::attention_site(layer), &params.attention_norm),
+                my.wide(kept.context, queries),
+                my.wide(*input, my.tokens()),
+                my.saved(&kept.attention_norm, queries),
+                my.wide(kept.middle, queries),
+            )
+        });
+    }
+
+    fn ffn(&mut self, layer: usize, kept: &mut LayerActivations<Buffer>) {
+        self.run(|my| {
+            let (params, queries) = (my.layer(layer), my.queries(layer));
+            let middle = my.wide(kept.middle, queries);
+            if my.pre_norm() {
+                layernorm::forward(
+                    my.launcher,
+                    queries,
+                    my.width(),
+                    my.norm(&params.ffn_norm),
+                    middle,
+                    my.saved(&kept.ffn_norm, queries),
+                    my.wide(kept.ffn_input, queries),
+                )?;
+            }
+            let hidden =
+                (!kept.hidden.is_empty()).then(|| my.of(kept.hidden, queries, my.model.inner_size));
+            ffn::forward(
+                my.launcher,
+                queries,
+                my.feed_forward(layer),
+                my.tail(layer, dropout::ffn_site(layer), &params.ffn_norm),
+                my.ffn_input(layer, kept),
+                middle,
+                hidden,
+                my.saved(&kept.ffn_norm, queries),
+                my.wide(kept.output, queries),
+            )
+        });
+    }
+
+    fn head(&mut self, input: &Buffer, kept: &mut HeadActivations<Buffer>) {
+        self.run(|my| {
+            let rows = my.capacity.row_count();
+            head::forward(
+                my.launcher,
+                rows,
+                my.width(),
+                my.weights.linear(&my.table.head),
+                my.norm(&my.table.head_norm),
+                my.wide(*input, rows),
+                my.wide(kept.hidden, rows),
+                my.saved(&kept.norm, rows),
+                my.wide(kept.output, rows),
+            )
+        });
+    }
+
+    fn head_backward(
+        &mut self,
+        input: &Buffer,
+        kept: &HeadActivations<Buffer>,
+        gradients: &mut ActivationGradients<Buffer>,
+    ) {
+        self.run(|my| {
+            let (rows, d) = (my.capacity.row_count(), my.width());
+            let (input, d_hidden) = (my.wide(*input, rows), my.wide(my.scratch.head, rows));
+            head::backward(
+                my.launcher,
+                rows,
+                d,
+                my.weights.linear(&my.table.head),
+                my.norm(&my.table.head_norm),
+                my.wide(kept.hidden, rows),
+                my.saved(&kept.norm, rows),
+                my.wide(gradients.head, rows),
+                my.weights.norm_partials(&my.table.head_norm),
+                d_hidden,
+                my.wide(gradients.output, rows),
+            )?;
+            let map = Gradient {
+                rows,
+                outputs: d,
+                inputs: d,
+                upstream: d_hidden,
+                input,
+                tokens: Slice::default(),
+                activation: None,
+                partials: my.weights.linear_partials(&my.table.head),
+            };
+            linear::gradients(my.launcher, &[map])
+        });
+    }
+
+    fn ffn_backward(
+        &mut self,
+        layer: usize,
+        kept: &LayerActivations<Buffer>,
+        gradients: &mut ActivationGradients<Buffer>,
+    ) {
+        std::mem::swap(&mut gradients.output, &mut gradients.middle);
+        self.run(|my| {
+            let (queries, norm) = (my.queries(layer), &my.layer(layer).ffn_norm);
+            let (saved, gradient) = (my.saved(&kept.ffn_norm, queries), gradients.middle);
+            let normed = my.pre_norm().then(|| my.wide(my.scratch.normed, queries));
+            let norm_partials = my.weights.norm_partials(norm);
+            ffn::backward(
+                my.launcher,
+                queries,
+                my.feed_forward(layer),
+                my.tail(layer, dropout::ffn_site(layer), norm),
+                my.of(kept.hidden, queries, my.model.inner_size),
+                saved,
+                my.wide(gradient, queries),
+                (!my.pre_norm()).then_some(norm_partials),
+                my.wide(my.scratch.linear, queries),
+                my.of(my.scratch.hidden, queries, my.model.inner_size),
+                normed,
+            )?;
+            my.ffn_gradients(layer, kept)?;
+            let Some(normed) = normed else { return Ok(()) };
+            let gradient = my.wide(gradient, queries);
+            layernorm::backward(
+                my.launcher,
+                queries,
+                my.width(),
+                my.norm(norm),
+                saved,
+                normed,
+                Some((gradient, Rows::All)),
+                norm_partials,
+                gradient,
+            )
+        });
+    }
+
+    fn projection_backward(
+        &mut self,
+        layer: usize,
+        kept: &LayerActivations<Buffer>,
+        gradients: &mut ActivationGradients<Buffer>,
+    ) {
+        self.run(|my| {
+            let (params, queries) = (my.layer(layer), my.queries(layer));
+            let norm = &params.attention_norm;
+            projection::backward(
+                my.launcher,
+                queries,
+                my.width(),
+                my.weights.linear(&params.projection),
+                my.tail(layer, dropout::attention_site(layer), norm),
+                my.saved(&kept.attention_norm, queries),
+                my.wide(gradients.middle, queries),
+                (!my.pre_norm()).then(|| my.weights.norm_partials(norm)),
+                my.wide(my.scratch.linear, queries),
+                my.wide(gradients.context, queries),
+            )
+        });
+    }
+
+    fn attention_backward(
+        &mut self,
+        layer: usize,
+        kept: &LayerActivations<Buffer>,
+        gradients: &mut ActivationGradients<Buffer>,
+    ) {
+        self.run(|my| {
+            let (queries, tokens, d) = (my.queries(layer), my.tokens(), my.width());
+            attention::backward(
+                my.launcher,
+                &my.sequences(layer),
+                my.attention_dropout(layer),
+                my.wide(kept.q, queries),
+                my.of(kept.kv, tokens, 2 * d),
+                kept.softmax.cast().part(0, queries.most * my.model.n_heads),
+                my.wide(kept.context, queries),
+                my.wide(gradients.context, queries),
+                my.wide(gradients.q, queries),
+                my.of(gradients.kv, tokens, 2 * d),
+            )
+        });
+    }
+
+    fn qkv_backward(
+        &mut self,
+        layer: usize,
+        input: &Buffer,
+        kept: &LayerActivations<Buffer>,
+        gradients: &mut ActivationGradients<Buffer>,
+    ) {
+        self.run(|my| {
+            let (params, tokens, queries) = (my.layer(layer), my.tokens(), my.queries(layer));
+            let rows = my.rows(layer);
+            let residual = my.wide(gradients.middle, queries);
+            let d_input = my.wide(gradients.output, tokens);
+            qkv::backward(
+                my.launcher,
+                my.qkv_shape(layer),
+                my.weights.linear(&params.query),
+                my.weights.linear(&params.key_value),
+                rows,
+                my.wide(gradients.q, queries),
+                my.of(gradients.kv, tokens, 2 * my.width()),
+                (!my.pre_norm()).then_some(residual),
+                d_input,
+            )?;
+            my.attention_gradients(layer, my.attention_input(*input, kept), kept, gradients)?;
+            if !my.pre_norm() {
+                return Ok(());
+            }
+            layernorm::backward(
+                my.launcher,
+                tokens,
+                my.width(),
+                my.norm(&params.attention_norm),
+                my.saved(&kept.attention_norm, tokens),
+                d_input,
+                Some((residual, rows)),
+                my.weights.norm_partials(&params.attention_norm),
+                d_input,
+            )
+        });
+    }
+
+    fn embedding_backward(
+        &mut self,
+        kept: &EmbeddingActivations<Buffer>,
+        gradients: &mut ActivationGradients<Buffer>,
+    ) {
+        self.run(|my| {
+            let (tokens, norm) = (my.tokens(), &my.table.embedding_norm);
+            let d_sums = my.wide(gradients.output, tokens);
+            embedding::backward(
+                my.launcher,
+                tokens,
+                my.width(),
+                my.norm(norm),
+                my.hidden_dropout(dropout::EMBEDDING_SITE),
+                my.saved(&kept.norm, tokens),
+                d_sums,
+                my.weights.norm_partials(norm),
+            )?;
+            embedding::positions_backward(
+                my.launcher,
+                my.capacity.sequence_count(),
+                my.batch.cu_seqlens(),
+                my.model.positions,
+                my.width(),
+                d_sums,
+                my.weights.gradient(&my.table.position_embedding),
+            )
+        });
+    }
+}

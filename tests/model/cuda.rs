@@ -1,0 +1,276 @@
+//! The CUDA engine as a whole: gradients under all options, training, ranking, and graphs.
+
+use super::{GradientCase, TrainingCase, replay, results, with_weights};
+use crate::util::cuda::{device, real_driver};
+use crate::util::draw;
+use crate::util::fixture::{Case, Results, cases, hold_bf16, hold_taken, segments};
+use b4r::batch::Batch;
+use b4r::config::{ModelConfig, TrainConfig};
+use b4r::cpu::CpuEngine;
+use b4r::cuda::batch::Capacity;
+use b4r::cuda::engine::CudaEngine;
+use b4r::cuda::memory::Storage;
+use b4r::model::engine::{Engine, State, Step, StepOutcome};
+use half::bf16;
+
+/// `None` for sizes that the kernels refuse.
+fn gradients<S: Storage>(case: &Case<GradientCase>) -> Option<Results> {
+    let GradientCase { model, dropout } = &case.parameters;
+    if !model.inner_size.is_multiple_of(16) {
+        return None;
+    }
+    let config = model.config(Some(dropout));
+    let train = TrainConfig::default();
+    let engine = CudaEngine::<S>::new(device(), &config, &train, model.items).unwrap();
+    let mut engine = with_weights(case, engine);
+    let batch = model.batch(case, "");
+    let drops = dropout.hidden_dropout > 0.0 || dropout.attention_dropout > 0.0;
+    let address = drops.then_some((dropout.dropout_seed, dropout.step));
+    // What an earlier step left in the buffers must not matter.
+    engine.loss_and_gradient(&batch, Some((1, 1))).unwrap();
+    let (loss, gradient) = engine.loss_and_gradient(&batch, address).unwrap();
+    Some(results(engine.table(), loss, &gradient))
+}
+
+#[test]
+fn f32_gradients_agree_with_pytorch() {
+    hold_taken("model", "cuda f32", gradients::<f32>);
+}
+
+#[test]
+fn bf16_gradients_agree_with_pytorch() {
+    hold_bf16("model", "cuda bf16", gradients::<bf16>);
+}
+
+#[test]
+fn training_agrees_with_pytorch() {
+    for case in cases::<TrainingCase>("training") {
+        let p = &case.parameters;
+        let model = p.model.config(Some(&p.dropout));
+        let engine = CudaEngine::<f32>::new(device(), &model, &p.config(), p.model.items).unwrap();
+        replay(&case, &mut with_weights(&case, engine));
+    }
+}
+
+/// Most kernels a step may launch outside of the layers: embedding, head, item softmax (logits once, a gradient
+/// each for rows and table), their backward passes, gradient norm and AdamW.
+const OUTSIDE: u64 = 14;
+/// Items of the runs below: as many as MovieLens-100K has.
+const ITEMS: usize = 1682;
+
+fn model() -> ModelConfig {
+    ModelConfig { hidden_dropout: 0.2, attention_dropout: 0.2, ..ModelConfig::default() }
+}
+
+fn train() -> TrainConfig {
+    TrainConfig { weight_decay: 0.01, clip_norm: Some(5.0), ..TrainConfig::default() }
+}
+
+/// Sequences of uneven lengths up to 50 with a fifth of their items masked, another batch for each `number`.
+fn batch(number: u64) -> Batch {
+    let mut batch = Batch { cu_seqlens: vec![0], cu_rows: vec![0], ..Batch::default() };
+    let uniform = |name: &str, count| draw::uniform(number, name, count, 0.5, 0.5);
+    for sequence in 0..14 {
+        let length = 1 + (50.0 * uniform(&format!("length {sequence}"), 1)[0].powi(2)) as u32;
+        let drawn = uniform(&format!("items {sequence}"), 2 * length as usize);
+        for position in 0..length {
+            let [item, chance] = [drawn[2 * position as usize], drawn[2 * position as usize + 1]];
+            // Few items make up most of the histories.
+            let item = 1 + (item.powi(3) * ITEMS as f32) as u32;
+            let masked = chance < 0.2 || position + 1 == length;
+            if masked {
+                batch.rows.push(batch.ids.len() as u32);
+                batch.targets.push(item.min(ITEMS as u32));
+            }
+            batch.ids.push(if masked { ITEMS as u32 + 1 } else { item.min(ITEMS as u32) });
+            batch.positions.push(position);
+        }
+        batch.cu_seqlens.push(batch.ids.len() as u32);
+        batch.cu_rows.push(batch.rows.len() as u32);
+    }
+    batch.token_segments = segments(&batch.ids);
+    batch.target_segments = segments(&batch.targets);
+    batch
+}
+
+/// `steps` steps, from the weights that `seed` of [`train`] draws.
+fn run(engine: &mut dyn Engine, steps: u64) -> (Vec<StepOutcome>, State) {
+    for number in 1..=steps {
+        engine.train_step(&batch(number), &Step { number, seed: 3, learning_rate: 2e-3 }).unwrap();
+    }
+    let outcomes = engine.outcomes(true).unwrap();
+    (outcomes, engine.state().unwrap().into_owned())
+}
+
+/// With room for every [`batch`].
+fn cuda<S: Storage>() -> CudaEngine<S> {
+    let mut engine = CudaEngine::new(device(), &model(), &train(), ITEMS).unwrap();
+    engine.reserve_training(Capacity { tokens: 700, sequences: 14, rows: 300 }).unwrap();
+    engine
+}
+
+/// Both engines draw the same weights and the same dropout.
+fn losses_follow_the_cpu<S: Storage>(allowed: f64) {
+    let steps = 20;
+    let (expected, _) = run(&mut CpuEngine::new(&model(), &train(), ITEMS, 2).unwrap(), steps);
+    let (got, _) = run(&mut cuda::<S>(), steps);
+    assert_eq!((expected.len(), got.len()), (steps as usize, steps as usize));
+    let mut worst = 0.0f64;
+    for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let error = (got.loss / expected.loss - 1.0).abs();
+        assert!(error <= allowed, "step {}: {got:?}, on the CPU {expected:?}", step + 1);
+        assert_eq!(got.rows, expected.rows);
+        worst = worst.max(error);
+    }
+    assert!(expected[19].loss < expected[0].loss, "training does something");
+    println!("20 steps in {}: losses within {worst:.1e} of the CPU's", S::NAME);
+}
+
+#[test]
+fn f32_losses_follow_the_cpu() {
+    losses_follow_the_cpu::<f32>(1e-4);
+}
+
+#[test]
+fn bf16_losses_follow_the_cpu() {
+    losses_follow_the_cpu::<bf16>(1e-2);
+}
+
+/// Two runs, one of them kernel by kernel, and a third that is stopped and goes on in another engine.
+fn runs_are_identical<S: Storage>() {
+    let (outcomes, state) = run(&mut cuda::<S>(), 5);
+    let mut eager = cuda::<S>();
+    eager.use_graphs(false);
+    let (eager_outcomes, eager_state) = run(&mut eager, 5);
+    assert_eq!(outcomes, eager_outcomes);
+    assert!(state == eager_state, "other bits without graphs");
+    let (_, half_way) = run(&mut cuda::<S>(), 2);
+    let mut resumed = cuda::<S>();
+    resumed.load_state(&half_way).unwrap();
+    for number in 3..=5 {
+        let step = Step { number, seed: 3, learning_rate: 2e-3 };
+        resumed.train_step(&batch(number), &step).unwrap();
+    }
+    assert_eq!(resumed.outcomes(true).unwrap(), outcomes[2..]);
+    assert!(*resumed.state().unwrap() == state, "other bits after resuming");
+}
+
+#[test]
+fn f32_runs_are_identical() {
+    runs_are_identical::<f32>();
+}
+
+#[test]
+fn bf16_runs_are_identical() {
+    runs_are_identical::<bf16>();
+}
+
+/// A batch larger than all before: buffers are made anew, and no outcome is lost.
+#[test]
+fn a_larger_batch_makes_room_for_itself() {
+    let small = |number| {
+        let mut small = batch(number);
+        small.cu_seqlens.truncate(3);
+        small.cu_rows.truncate(3);
+        small.ids.truncate(small.cu_seqlens[2] as usize);
+        small.positions.truncate(small.ids.len());
+        small.rows.truncate(small.cu_rows[2] as usize);
+        small.targets.truncate(small.rows.len());
+        small.token_segments = segments(&small.ids);
+        small.target_segments = segments(&small.targets);
+        small
+    };
+    let mut engine = CudaEngine::<f32>::new(device(), &model(), &train(), ITEMS).unwrap();
+    let mut reference = CpuEngine::new(&model(), &train(), ITEMS, 1).unwrap();
+    for (number, batch) in
+        [(1, small(1)), (2, small(2)), (3, small(3)), (4, batch(4)), (5, small(5))]
+    {
+        let step = Step { number, seed: 3, learning_rate: 2e-3 };
+        engine.train_step(&batch, &step).unwrap();
+        reference.train_step(&batch, &step).unwrap();
+    }
+    let (got, expected) = (engine.outcomes(true).unwrap(), reference.outcomes(true).unwrap());
+    assert_eq!((got.len(), expected.len()), (5, 5));
+    for (got, expected) in got.iter().zip(&expected) {
+        assert!((got.loss / expected.loss - 1.0).abs() < 1e-4, "{got:?}, on the CPU {expected:?}");
+    }
+}
+
+/// From a step on that is not finite, weights and moments stay as they were, and the error names that step.
+#[test]
+fn a_step_that_is_not_finite_changes_nothing() {
+    let mut engine = cuda::<f32>();
+    let mut state = engine.state().unwrap().into_owned();
+    let place = engine.table().layers[0].ffn_in.weight.start;
+    state.parameters[place] = f32::NAN;
+    engine.load_state(&state).unwrap();
+    for number in 4..=6 {
+        let step = Step { number, seed: 3, learning_rate: 2e-3 };
+        engine.train_step(&batch(number), &step).unwrap();
+    }
+    let error = engine.outcomes(true).unwrap_err().to_string();
+    assert!(error.contains("step 4: loss"), "{error}");
+    let bits = |state: &State| {
+        let arenas = [&state.parameters, &state.first_moment, &state.second_moment];
+        arenas.map(|arena| arena.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+    };
+    assert!(bits(&state) == bits(&engine.state().unwrap()));
+}
+
+/// Some rows have seen nothing, some their own target, some a fifth of the catalogue.
+#[test]
+fn ranks_are_the_cpus() {
+    let batch = batch(7);
+    let seen: Vec<Vec<u32>> = (0..batch.row_count() as u32)
+        .map(|row| (1..=ITEMS as u32).filter(|item| (item * row) % 5 == 1).collect())
+        .collect();
+    let seen: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
+    let mut reference = CpuEngine::new(&model(), &train(), ITEMS, 1).unwrap();
+    let (_, state) = run(&mut reference, 3);
+    let expected = reference.rank(&batch, &seen).unwrap();
+    let mut engine = cuda::<f32>();
+    engine.load_state(&state).unwrap();
+    let got = engine.rank(&batch, &seen).unwrap();
+    assert_eq!(got.len(), expected.len());
+    let unranked = expected.iter().filter(|&&rank| rank == u32::MAX).count();
+    assert!(unranked > 0 && unranked < expected.len());
+    let near = |got: u32, expected: u32| got == expected || got.abs_diff(expected) <= 1;
+    let differing = got.iter().zip(&expected).filter(|(got, expected)| got != expected).count();
+    assert!(got.iter().zip(&expected).all(|(&got, &expected)| near(got, expected)));
+    assert!(20 * differing <= got.len(), "{differing} of {} ranks differ", got.len());
+    let mut rounded = cuda::<bf16>();
+    rounded.load_state(&state).unwrap();
+    let share = |ranks: &[u32]| ranks.iter().map(|&r| 1.0 / f64::from(r)).sum::<f64>();
+    let rounded = share(&rounded.rank(&batch, &seen).unwrap()) / share(&expected);
+    assert!((rounded - 1.0).abs() <= 0.01, "reciprocal ranks in bf16 are {rounded} of the CPU's");
+}
+
+/// Kernels a step: 4 forward and 6 backward a layer, and those outside of the layers.
+#[test]
+fn a_step_takes_few_launches() {
+    if real_driver() {
+        eprintln!("skipped: only the software GPU counts launches");
+        return;
+    }
+    let mut engine = cuda::<bf16>();
+    run(&mut engine, 3);
+    softgpu::reset_launches();
+    let step = Step { number: 4, seed: 3, learning_rate: 2e-3 };
+    engine.train_step(&batch(4), &step).unwrap();
+    engine.outcomes(true).unwrap();
+    let counts = softgpu::launch_counts();
+    let layers = model().n_layers as u64;
+    let of = |prefix: &str| -> u64 {
+        counts.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, count)| count).sum()
+    };
+    for forward in ["qkv_forward", "attention_forward", "projection_forward", "ffn_forward"] {
+        assert_eq!(of(forward), layers, "{forward}: {counts:?}");
+    }
+    for backward in ["ffn_backward", "projection_backward", "attention_backward", "qkv_backward"] {
+        assert_eq!(of(backward), layers, "{backward}: {counts:?}");
+    }
+    // Of each feed-forward network, of the maps around each attention, and of the head.
+    assert_eq!(of("linear_gradients"), 2 * layers + 1, "{counts:?}");
+    let outside = softgpu::launches() - 10 * layers;
+    assert!(outside <= OUTSIDE, "{outside} launches outside of the layers: {counts:?}");
+}
