@@ -117,7 +117,7 @@ fn config(folder: &Path) -> Config {
     config.model.max_len = 8;
     config.train.epochs = 5;
     config.train.eval_step = 2;
-    config.train.batch_size = BatchSize::Interactions(90);
+    config.train.batch_size = BatchSize::Interactions(70);
     config.eval.batch_size = 16;
     config.run.progress = Some(false);
     config.run.run_dir = Some(folder.join("run"));

@@ -52,7 +52,7 @@ fn sampled_runs_are_the_same_for_any_threads_and_after_a_kill() {
 fn results_say_how_they_came_about() {
     let sandbox = Sandbox::new();
     let run_dir = sandbox.path("run");
-    let more = ["--eval_seed=99", "--epochs=40", "--learning_rate=0.01"];
+    let more = ["--eval_seed=99", "--topk=[5,16]"];
     let output = sandbox.finish(&run_dir, &[&SAMPLED[..], &more].concat());
     let results = results(&run_dir);
     let protocol = &results["protocol"];
@@ -67,9 +67,32 @@ fn results_say_how_they_came_about() {
     assert_eq!(rows("test"), (lines - 90) / 6);
     assert!(results.get("test_seen_kept").is_none(), "negatives are never seen items");
     assert!(stderr(&output).contains("test: ratio_global, pop15"), "{}", stderr(&output));
-    // Of 16 candidates, in five places, an untrained model has it in a third of the lists.
-    let hit = results["test"]["hit@5"].as_f64().unwrap();
-    assert!(hit > 0.5 && hit < 1.0, "{hit}");
+    // Every target is among the first 16 of 16 candidates, unless it was left out as seen.
+    let (tested, seen) = (rows("test") as f64, results["seen_targets"].as_f64().unwrap());
+    assert!(seen > 0.0 && seen < tested);
+    assert!((hit(&results, 16) - (1.0 - seen / tested)).abs() < 1e-12, "{}", results["test"]);
+}
+
+fn hit(results: &Value, k: usize) -> f64 {
+    results["test"][format!("hit@{k}")].as_f64().unwrap()
+}
+
+/// Five places of 16: a model that knows nothing has the target in five sixteenths of the lists.
+#[test]
+fn what_is_learned_shows_among_negatives() {
+    let sandbox = Sandbox::new();
+    let of = |name: &str, more: &[&str]| {
+        let run_dir = sandbox.path(name);
+        let all = ["--filter_seen=false", "--topk=[5,16]", "--learning_rate=0.01", "--epochs=40"];
+        sandbox.finish(&run_dir, &[&SAMPLED[..], &all, more].concat());
+        let results = results(&run_dir);
+        assert_eq!((hit(&results, 16), &results["seen_targets"]), (1.0, &json!(0)));
+        hit(&results, 5)
+    };
+    let ignorant = of("ignorant", &["--max_steps=1", "--learning_rate=1e-6"]);
+    assert!((ignorant - 5.0 / 16.0).abs() < 0.08, "{ignorant}");
+    let trained = of("trained", &[]);
+    assert!(trained > ignorant + 0.1, "{trained} after training, {ignorant} before");
 }
 
 #[test]

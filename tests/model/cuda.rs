@@ -269,8 +269,7 @@ fn scores_are_the_cpus() {
             engine.load_state(&state).unwrap();
             let got = engine.score(&batch, &lists).unwrap();
             assert_eq!(got.len(), expected.len());
-            let off =
-                got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+            let off = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
             assert!(off <= allowed * largest, "{steps} steps: off by {off} of {largest}");
         }
     }
