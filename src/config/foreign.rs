@@ -84,14 +84,6 @@ pub const FOREIGN: &[Foreign] = &[
     ignored("dataset_save_path", ALWAYS_HERE),
     ignored("save_dataloaders", ALWAYS_HERE),
     ignored("dataloaders_save_path", ALWAYS_HERE),
-    Foreign {
-        name: "log_wandb",
-        satisfied_by: &["false"],
-        otherwise: Otherwise::Ignore(
-            "Weights & Biases is not supported; metrics.jsonl has the numbers",
-        ),
-    },
-    ignored("wandb_project", "Weights & Biases is not supported; metrics.jsonl has the numbers"),
     only(
         "shuffle",
         &["true"],

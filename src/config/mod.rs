@@ -344,7 +344,7 @@ impl Default for TrainConfig {
 }
 
 /// Where and on what the run happens; of this, only `precision` changes the result.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunConfig {
     /// `run_dir`; `None` makes one below `runs`, see [`crate::train::rundir::locate`].
     pub run_dir: Option<PathBuf>,
@@ -360,6 +360,26 @@ pub struct RunConfig {
     pub precision: Option<Precision>,
     /// `show_progress`.
     pub progress: Option<bool>,
+    /// `log_wandb`.
+    pub log_wandb: bool,
+    /// `wandb_project`.
+    pub wandb_project: String,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        RunConfig {
+            run_dir: None,
+            resume: false,
+            overwrite: false,
+            threads: 0,
+            device: Device::default(),
+            precision: None,
+            progress: None,
+            log_wandb: false,
+            wandb_project: "b4r".to_string(),
+        }
+    }
 }
 
 /// What computes.

@@ -10,7 +10,7 @@ use super::keys::{self, Key, Scope, Section};
 use super::parse::Problem;
 use super::value::{Value, shorten};
 use super::{Config, EvalConfig, Protocol, cli, legacy, parse as parsers, settle, validate, yaml};
-use crate::train::rundir;
+use crate::train::{recbole_file, rundir};
 use crate::{Error, Result};
 
 /// Name of the configuration in a run directory.
@@ -145,22 +145,26 @@ fn resolve_arguments(arguments: &cli::Arguments) -> Result<Resolved> {
             stored_found = true;
         }
     }
-    if !stored_found && let Some(run) = &resolved.config.train.init_from {
-        let file = run.join(CONFIG_FILE);
-        // Without it `init_from` fails later, with all that is missing there.
-        if file.is_file() {
-            sources.insert(0, network_of(&file)?);
-            resolved = resolve_sources(&sources)?;
-        }
+    if !stored_found && let Some(place) = &resolved.config.train.init_from {
+        sources.insert(0, network_of(place)?);
+        resolved = resolve_sources(&sources)?;
     }
     require_epochs(&resolved)?;
     resolved.explain = arguments.explain;
     Ok(resolved)
 }
 
-/// What the configuration of another run says about the network: weights fit no other.
-fn network_of(file: &Path) -> Result<Vec<Entry>> {
-    let mut entries = yaml::read(file)?;
+/// What another run's configuration, or a file from RecBole, says about the network: weights fit no other.
+fn network_of(place: &Path) -> Result<Vec<Entry>> {
+    let file = place.join(CONFIG_FILE);
+    if place.is_file() {
+        return recbole_file::network(place);
+    }
+    if !file.is_file() {
+        // `init_from` fails later, with all that is missing there.
+        return Ok(Vec::new());
+    }
+    let mut entries = yaml::read(&file)?;
     entries.retain(|entry| keys::find(&entry.key).is_some_and(|key| key.section == Section::Model));
     Ok(entries)
 }

@@ -177,9 +177,9 @@ fn train(train: &TrainConfig) -> Result<()> {
     let limit = MAX_SIZE as usize;
     init_from(train)?;
     require(
-        train.epochs >= 1,
+        train.epochs >= 1 || train.init_from.is_some(),
         "epochs",
-        || "0 epochs train nothing".to_string(),
+        || "0 epochs train nothing, and there are no weights of init_from to judge".to_string(),
         "write at least 1; --max_steps ends even earlier",
     )?;
     match train.batch_size {

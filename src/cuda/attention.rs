@@ -122,7 +122,8 @@ impl Sequences {
         classes
             .iter()
             .find(|class| head_width <= class.width)
-            .filter(|_| self.heads * head_width == self.width && head_width > 0 && head_width % 8 == 0)
+            .filter(|_| self.heads * head_width == self.width)
+            .filter(|_| head_width > 0 && head_width.is_multiple_of(8))
             .ok_or_else(|| {
                 let problem = format!(
                     "has no kernel for width {} in {} heads: a head's width is a multiple of 8 up to 128",

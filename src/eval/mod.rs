@@ -13,7 +13,7 @@ use crate::Result;
 use crate::batch::{Batch, evaluation};
 use crate::config::{EvalUnit, ModelConfig};
 use crate::data::{EvalRow, Sequences};
-use crate::model::engine::Engine;
+use crate::model::engine::Ranker;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ranking::{Scored, UserList, order};
 use std::fmt;
@@ -62,9 +62,9 @@ pub struct Procedure<'a> {
 /// rankings are kept).
 ///
 /// # Errors
-/// Those of [`Engine::rank`], [`Engine::score`] and [`Engine::top_k`].
+/// Those of [`Ranker::rank`], [`Ranker::score`] and [`Ranker::top_k`].
 pub fn rank(
-    engine: &mut dyn Engine,
+    ranker: &mut (impl Ranker + ?Sized),
     data: &RankedData<'_>,
     procedure: &Procedure<'_>,
 ) -> Result<Vec<Ranking>> {
@@ -84,12 +84,12 @@ pub fn rank(
         match data.candidates {
             None => {
                 repeat_rows(&mut batch, procedure.filters.len());
-                rank_all(engine, &batch, &seen, data.item_count, procedure, &mut rankings)?;
+                rank_all(ranker, &batch, &seen, data.item_count, procedure, &mut rankings)?;
             }
             Some(candidates) => {
                 let lists: Vec<&[u32]> =
                     (0..rows.len()).map(|row| candidates.get(chunk * size + row)).collect();
-                let scores = engine.score(&batch, &lists)?;
+                let scores = ranker.score(&batch, &lists)?;
                 match procedure.unit {
                     EvalUnit::Row => rank_sampled(&lists, &scores, &seen, procedure, &mut rankings),
                     EvalUnit::RecBole => merged.add(rows, &lists, &scores, &mut rankings),
@@ -105,7 +105,7 @@ pub fn rank(
 
 /// Every target among all items; each row of `batch` stands once for each filter.
 fn rank_all(
-    engine: &mut dyn Engine,
+    ranker: &mut (impl Ranker + ?Sized),
     batch: &Batch,
     seen: &SeenLists,
     item_count: usize,
@@ -116,9 +116,9 @@ fn rank_all(
     let lists: Vec<&[u32]> = (0..batch.row_count())
         .map(|row| if filters[row % filters.len()] { seen.get(row / filters.len()) } else { &[] })
         .collect();
-    let ranks = engine.rank(batch, &lists)?;
+    let ranks = ranker.rank(batch, &lists)?;
     let mut best = match procedure.list_length {
-        Some(k) => engine.top_k(batch, &lists, k)?,
+        Some(k) => ranker.top_k(batch, &lists, k)?,
         None => vec![Vec::new(); ranks.len()],
     }
     .into_iter();

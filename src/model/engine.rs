@@ -41,6 +41,41 @@ pub struct State {
 /// Most steps whose outcomes an engine may keep back.
 pub const MOST_PENDING: usize = 16;
 
+/// Whatever orders items for the rows of a batch: an engine, or a baseline, which has no weights.
+pub trait Ranker {
+    /// As [`Engine::rank`].
+    ///
+    /// # Errors
+    /// Those of the engine.
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>>;
+
+    /// As [`Engine::score`].
+    ///
+    /// # Errors
+    /// Those of the engine.
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>>;
+
+    /// As [`Engine::top_k`].
+    ///
+    /// # Errors
+    /// Those of the engine.
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>>;
+}
+
+impl<E: Engine + ?Sized> Ranker for E {
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
+        Engine::rank(self, batch, seen)
+    }
+
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
+        Engine::score(self, batch, items)
+    }
+
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
+        Engine::top_k(self, batch, seen, k)
+    }
+}
+
 /// A device that holds the model and works through whole batches.
 pub trait Engine {
     /// Where each tensor lies in the arenas.

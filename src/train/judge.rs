@@ -6,7 +6,8 @@ use crate::config::{
     Config, EvalUnit, Grouping, HeldOut, Mode, Shares, SplitRule, protocol as published,
 };
 use crate::data::{EvalRow, Sequences, Split, SplitCounts, keep_all, training_counts};
-use crate::eval::{Candidates, Catalogue, Draw, draw};
+use crate::eval::{self, Candidates, Catalogue, Draw, Metrics, Procedure, RankedData, draw};
+use crate::model::engine::Ranker;
 use crate::{Error, Result};
 
 /// Negatives and counts of a run.
@@ -81,6 +82,96 @@ impl Judge {
     pub fn catalogue(&self, config: &Config) -> Catalogue<'_> {
         let eval = &config.eval;
         Catalogue { counts: &self.counts, tail_ratio: eval.tail_ratio, unit: eval.unit }
+    }
+}
+
+/// Everything that a ranker is judged on.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged<'a> {
+    /// How.
+    pub config: &'a Config,
+    /// Whole histories.
+    pub sequences: &'a Sequences,
+    /// The rows.
+    pub split: &'a Split,
+    /// `V`.
+    pub items: usize,
+    /// Negatives and counts.
+    pub judge: &'a Judge,
+}
+
+/// What the test came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tested {
+    /// Under the run's protocol.
+    pub test: Metrics,
+    /// With the other choice about seen items, where all items are ranked.
+    pub other: Option<Metrics>,
+    /// Targets that were in the history already.
+    pub seen_targets: usize,
+}
+
+impl Judged<'_> {
+    /// Metrics of a part under the run's protocol. `progress`: whether to draw a bar.
+    ///
+    /// # Errors
+    /// Those of the ranker.
+    pub fn metrics(
+        &self,
+        ranker: &mut (impl Ranker + ?Sized),
+        part: Part,
+        progress: bool,
+    ) -> Result<Metrics> {
+        let filters = [self.config.eval.filter_seen];
+        let metrics = self.filtered(ranker, part, &filters, progress)?;
+        Ok(metrics.into_iter().next().unwrap_or_default())
+    }
+
+    /// The test; where all items are ranked, also with the other choice about seen items.
+    ///
+    /// # Errors
+    /// Those of the ranker.
+    pub fn test(&self, ranker: &mut (impl Ranker + ?Sized), progress: bool) -> Result<Tested> {
+        let filter = self.config.eval.filter_seen;
+        let both = self.judge.test.is_none() && !self.split.test.is_empty();
+        let filters = if both { &[filter, !filter][..] } else { &[filter] };
+        let mut metrics = self.filtered(ranker, Part::Test, filters, progress)?.into_iter();
+        let (test, other) = (metrics.next().unwrap_or_default(), metrics.next());
+        // Only the ranking that leaves seen items out has them.
+        let seen_targets = test.seen_targets + other.as_ref().map_or(0, |other| other.seen_targets);
+        Ok(Tested { test, other, seen_targets })
+    }
+
+    /// Metrics of a part, once for each of `filters`.
+    fn filtered(
+        &self,
+        ranker: &mut (impl Ranker + ?Sized),
+        part: Part,
+        filters: &[bool],
+        progress: bool,
+    ) -> Result<Vec<Metrics>> {
+        let eval = &self.config.eval;
+        let data = RankedData {
+            sequences: self.sequences,
+            rows: match part {
+                Part::Valid => &self.split.valid,
+                Part::Test => &self.split.test,
+            },
+            item_count: self.items,
+            candidates: self.judge.candidates(part),
+        };
+        let procedure = Procedure {
+            model: &self.config.model,
+            batch_size: eval.batch_size,
+            filters,
+            list_length: eval.list_length(),
+            unit: eval.unit,
+            progress,
+        };
+        let rankings = eval::rank(ranker, &data, &procedure)?;
+        let catalogue = self.judge.catalogue(self.config);
+        let of = |ranking| Metrics::new(ranking, &eval.metrics, &eval.topk, &catalogue);
+        Ok(rankings.iter().map(of).collect())
     }
 }
 

@@ -7,7 +7,7 @@ use super::schedule;
 use crate::batch::TrainingBatches;
 use crate::config::{Config, ModelConfig};
 use crate::cpu::memory::{BatchSizes, batch_bytes, model_bytes};
-use crate::data::{self, Dataset, EvalRow, Sequences, Split, SplitCounts};
+use crate::data::{self, Dataset, EvalRow, Sequences, Split, SplitCounts, Statistics};
 use crate::eval;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
@@ -28,6 +28,8 @@ const BATCH_REMEDY: &str = "lower train_batch_size (or train_batch_sequences), e
 pub struct Prepared {
     /// Names and vocabularies; its sequences have moved to the field beside.
     pub dataset: Dataset,
+    /// Figures of the data.
+    pub statistics: Statistics,
     /// Histories of all users.
     pub sequences: Arc<Sequences>,
     /// Items at the end of the catalogue that the data no longer has: `keep_expired`.
@@ -91,12 +93,15 @@ pub fn prepare_with(
     check_valid_metric(config)?;
     // Every model has an item: what does not fit now will not fit when the data has been read.
     memory::require("the model", model_memory(config, 1), REMEDY)?;
-    let mut dataset = match dataset {
-        Some(dataset) => dataset,
+    let (mut dataset, statistics) = match dataset {
+        Some(dataset) => {
+            let statistics = Statistics::of(&dataset);
+            (dataset, statistics)
+        }
         None => {
             let (dataset, statistics) = data::load(&config.data, draws_bars(config.run.progress))?;
-            say(statistics);
-            dataset
+            say(&statistics);
+            (dataset, statistics)
         }
     };
     let expired = init_from::expired(config, source, &dataset.items)?;
@@ -123,6 +128,7 @@ pub fn prepare_with(
     let judge = Judge::new(config, &sequences, &split, items)?;
     Ok(Prepared {
         dataset,
+        statistics,
         sequences,
         expired: expired.len(),
         split,

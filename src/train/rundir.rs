@@ -11,6 +11,9 @@
 //! | `model.safetensors` | weights of the best epoch |
 //! | `metrics.jsonl` | a line for each evaluation |
 //! | `results.json` | what a finished run came to |
+//! | `events.out.tfevents.0.b4r` | the log for TensorBoard |
+//! | `report.html` | all of it, to look at |
+//! | `wandb.id`, `wandb/` | with `log_wandb`: what Weights & Biases calls the run, and its own files |
 //! | `.lock` | empty; locked while a process uses the directory, by the system, so that a kill frees it |
 //!
 //! External ids are escaped so that one line is one id: `\\`, `\t`, `\n`, `\r`.
@@ -21,6 +24,7 @@ use super::negatives_file::write_negatives;
 use super::tensor_file::{Source, write};
 use crate::config::{Config, RunConfig};
 use crate::data::{Dataset, Sequences, Split, Vocabulary};
+use crate::tracking::{tensorboard, wandb};
 use crate::{Error, Result};
 use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
@@ -44,11 +48,26 @@ pub const NEGATIVES: &str = "negatives.safetensors";
 pub(super) const CHECKPOINT: &str = "checkpoint/state.safetensors";
 /// Weights of the best epoch.
 pub const MODEL: &str = "model.safetensors";
-const METRICS: &str = "metrics.jsonl";
-const RESULTS: &str = "results.json";
+/// A line for each evaluation.
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const RESULTS: &str = "results.json";
+/// The run to look at.
+pub(crate) const REPORT: &str = "report.html";
 /// Everything a run writes; the checkpoint first, so that a half-cleared directory cannot be resumed.
-const ALL: [&str; 9] =
-    [CHECKPOINT, RESULTS, MODEL, METRICS, NEGATIVES, HISTORIES, USERS, ITEMS, CONFIG];
+const ALL: [&str; 12] = [
+    CHECKPOINT,
+    RESULTS,
+    MODEL,
+    METRICS,
+    NEGATIVES,
+    HISTORIES,
+    USERS,
+    ITEMS,
+    CONFIG,
+    REPORT,
+    tensorboard::FILE_NAME,
+    wandb::ID_FILE,
+];
 
 /// A run directory that this process holds the lock of.
 #[derive(Debug)]
@@ -155,6 +174,11 @@ impl RunDir {
     /// A line for each evaluation.
     pub fn metrics(&self) -> PathBuf {
         self.path.join(METRICS)
+    }
+
+    /// The log for TensorBoard.
+    pub fn events(&self) -> PathBuf {
+        self.path.join(tensorboard::FILE_NAME)
     }
 
     /// What the run came to.

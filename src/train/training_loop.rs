@@ -7,7 +7,7 @@
 use super::checkpoint::{self, Counters, Note};
 use super::early_stopping::Best;
 use super::interruptible::Interruptible;
-use super::judge::Part;
+use super::judge::{Judged, Part, Tested};
 use super::metrics_log::{self, Line};
 use super::prepare::Prepared;
 use super::progress::{EpochProgress, draws_bars, say};
@@ -15,24 +15,15 @@ use super::resume::Restored;
 use super::rundir::{RunDir, items_sha256};
 use super::schedule::{learning_rate, planned_steps};
 use super::signals::Signals;
-use super::{files, model_file};
+use super::{files, model_file, results::Results};
 use crate::batch::loader::prefetch;
 use crate::config::Config;
-use crate::eval::{self, Metrics, Procedure, RankedData};
+use crate::eval::Metrics;
 use crate::model::engine::{Engine, State, Step};
-use crate::{Error, Result, config};
+use crate::tracking::tensorboard::EventFile;
+use crate::{Error, Result, baseline, config};
 use serde_json::{Map, Value};
 use std::time::Instant;
-
-/// What the test came to.
-pub struct Tested {
-    /// Under the run's protocol.
-    pub test: Metrics,
-    /// With the other choice about seen items, where all items are ranked.
-    pub other: Option<Metrics>,
-    /// Targets that were in the history already.
-    pub seen_targets: usize,
-}
 
 /// A run under way.
 pub struct TrainingLoop<'a> {
@@ -45,6 +36,8 @@ pub struct TrainingLoop<'a> {
     items_sha256: String,
     counters: Counters,
     best: Option<Vec<f32>>,
+    /// Begun by [`Self::train`], when the log is what it should be.
+    events: Option<EventFile>,
 }
 
 impl<'a> TrainingLoop<'a> {
@@ -66,6 +59,7 @@ impl<'a> TrainingLoop<'a> {
             items_sha256: items_sha256(&prepared.dataset.items),
             counters: Counters::default(),
             best: None,
+            events: None,
         }
     }
 
@@ -104,6 +98,11 @@ impl<'a> TrainingLoop<'a> {
     /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
     /// intact.
     pub fn train(&mut self) -> Result<()> {
+        let lines = metrics_log::read(&self.directory.metrics()).unwrap_or_else(|error| {
+            say(format_args!("{error}\nTensorBoard will see this run from here on"));
+            Vec::new()
+        });
+        self.events = Some(EventFile::begin(&self.directory.events(), self.config, &lines));
         while ended_by(self.config, &self.counters, self.steps_per_epoch()).is_none() {
             self.steps()?;
             if self.counters.step_in_epoch < self.steps_per_epoch() {
@@ -142,15 +141,37 @@ impl<'a> TrainingLoop<'a> {
         if let Some(best) = &self.best {
             self.engine.load_parameters(best)?;
         }
-        let filter = self.config.eval.filter_seen;
-        let both = self.prepared.judge.test.is_none() && !self.prepared.split.test.is_empty();
-        let filters = if both { &[filter, !filter][..] } else { &[filter] };
-        let mut metrics = self.metrics(Part::Test, filters)?.into_iter();
-        let (test, other) = (metrics.next().unwrap_or_default(), metrics.next());
+        let (judged, progress) = (self.judged(), draws_bars(self.config.run.progress));
+        let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
+        let tested = judged.test(&mut engine, progress)?;
         self.counters.eval_seconds += started.elapsed().as_secs_f64();
-        // Only the ranking that leaves seen items out has them.
-        let seen_targets = test.seen_targets + other.as_ref().map_or(0, |other| other.seen_targets);
-        Ok(Tested { test, other, seen_targets })
+        Ok(tested)
+    }
+
+    /// What the baselines come to on the same rows; none where there are no rows, or no memory for them.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn baselines(&self) -> Result<Vec<baseline::Evaluation>> {
+        let split = &self.prepared.split;
+        if split.valid.is_empty() && split.test.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = baseline::evaluate(&self.judged(), &|| self.signals.check());
+        found.or_else(|error| match error {
+            Error::Memory { .. } => {
+                say(format_args!("the results are without baselines: {error}"));
+                Ok(Vec::new())
+            }
+            error => Err(error),
+        })
+    }
+
+    /// Ends the log for TensorBoard with what the run came to.
+    pub fn close_events(&mut self, results: &Results) {
+        if let Some(events) = &mut self.events {
+            events.finish(results);
+        }
     }
 
     /// Where the run stands.
@@ -251,8 +272,9 @@ impl<'a> TrainingLoop<'a> {
         let started = Instant::now();
         let (eval, counters) = (&self.config.eval, &self.counters);
         let epoch = counters.epoch + u32::from(counters.step_in_epoch > 0);
-        let metrics = self.metrics(Part::Valid, &[eval.filter_seen])?;
-        let metrics = metrics.into_iter().next().unwrap_or_default();
+        let (judged, progress) = (self.judged(), draws_bars(self.config.run.progress));
+        let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
+        let metrics = judged.metrics(&mut engine, Part::Valid, progress)?;
         let key = eval.valid_metric.0.key(eval.valid_metric.1);
         let value = metrics.get(&key).unwrap_or_default();
         let counters = &mut self.counters;
@@ -270,7 +292,9 @@ impl<'a> TrainingLoop<'a> {
                 self.prepared.plan.planned_steps,
             ),
             valid: metrics.clone(),
+            tokens: counters.tokens,
             seconds: counters.train_seconds + counters.eval_seconds,
+            train_seconds: counters.train_seconds,
         };
         // The best evaluation is the one with the highest value.
         let sign = if eval.valid_metric.0.smaller_is_better() { -1.0 } else { 1.0 };
@@ -293,38 +317,19 @@ impl<'a> TrainingLoop<'a> {
         ));
         let log = self.directory.metrics();
         counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
+        if let Some(events) = &mut self.events {
+            events.append(&line);
+        }
         if improved {
             self.best = Some(self.engine.parameters()?.into_owned());
         }
         Ok(improved)
     }
 
-    /// Metrics of a part, once for each of `filters`.
-    fn metrics(&mut self, part: Part, filters: &[bool]) -> Result<Vec<Metrics>> {
-        let (prepared, config) = (self.prepared, self.config);
-        let eval = &config.eval;
-        let data = RankedData {
-            sequences: &prepared.sequences,
-            rows: match part {
-                Part::Valid => &prepared.split.valid,
-                Part::Test => &prepared.split.test,
-            },
-            item_count: prepared.dataset.item_count(),
-            candidates: prepared.judge.candidates(part),
-        };
-        let procedure = Procedure {
-            model: &config.model,
-            batch_size: eval.batch_size,
-            filters,
-            list_length: eval.list_length(),
-            unit: eval.unit,
-            progress: draws_bars(config.run.progress),
-        };
-        let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
-        let rankings = eval::rank(&mut engine, &data, &procedure)?;
-        let catalogue = prepared.judge.catalogue(config);
-        let of = |ranking| Metrics::new(ranking, &eval.metrics, &eval.topk, &catalogue);
-        Ok(rankings.iter().map(of).collect())
+    /// What rankers are judged on.
+    fn judged(&self) -> Judged<'a> {
+        let Prepared { sequences, split, dataset, judge, .. } = self.prepared;
+        Judged { config: self.config, sequences, split, items: dataset.item_count(), judge }
     }
 
     fn save(&self) -> Result<()> {

@@ -66,6 +66,9 @@ fn results_say_how_they_came_about() {
     assert_eq!(rows("train") + rows("valid") + rows("test"), lines - 90);
     assert_eq!(rows("test"), (lines - 90) / 6);
     assert!(results.get("test_seen_kept").is_none(), "negatives are never seen items");
+    for baseline in results["baselines"].as_array().unwrap() {
+        assert_eq!(hit(baseline, 16), hit(&results, 16), "the same rows and negatives");
+    }
     assert!(stderr(&output).contains("test: ratio_global, pop15"), "{}", stderr(&output));
     // Every target is among the first 16 of 16 candidates, unless it was left out as seen.
     let (tested, seen) = (rows("test") as f64, results["seen_targets"].as_f64().unwrap());

@@ -115,6 +115,7 @@ fn recboles_full_configuration_runs_unmodified() {
     assert_eq!(config.data.field_separator, Some('\t'));
     assert_eq!(config.run.progress, Some(true));
     assert_eq!(config.run.device, Device::Auto(0), "gpu_id: '0' and use_gpu: True were written");
+    assert!(!config.run.log_wandb && config.run.wandb_project == "recbole");
     for key in ["normalize_all", "load_col", "checkpoint_dir", "enable_amp"] {
         assert!(
             resolved.notes.iter().any(|note| note.starts_with(&format!("{key} ("))),
@@ -122,7 +123,7 @@ fn recboles_full_configuration_runs_unmodified() {
             resolved.notes
         );
     }
-    for key in ["loss_type", "model", "transform", "log_wandb", "eval_args.order"] {
+    for key in ["loss_type", "model", "transform", "eval_args.order"] {
         assert!(resolved.satisfied.iter().any(|name| name == key), "{key}");
     }
 }
@@ -373,7 +374,7 @@ fn metrics_beyond_the_usual_ones_can_decide() {
 #[test]
 fn ignored_keys_are_noted_and_flags_too() {
     let notes =
-        flags(&["--worker=0", "--nproc=2", "--log_wandb=True", "-m", "BERT4Rec"]).unwrap().notes;
+        flags(&["--worker=0", "--nproc=2", "--ip=localhost", "-m", "BERT4Rec"]).unwrap().notes;
     assert_eq!(notes.len(), 3, "{notes:?}");
     assert!(notes.iter().all(|note| note.contains("ignored: ") && note.contains("command line")));
     let notes = yaml("neg_sampling: {uniform: 1}\ntraining_neg_sample_num: 1").unwrap().notes;

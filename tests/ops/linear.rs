@@ -39,7 +39,7 @@ fn cpu_agrees_with_pytorch() {
 fn cuda<S: Storage>(case: &Case<Parameters>) -> Option<Results> {
     let [rows, inputs] = *case.shape("x") else { panic!("x is a matrix") };
     let outputs = case.shape("upstream")[1];
-    if outputs % 16 != 0 {
+    if !outputs.is_multiple_of(16) {
         return None;
     }
     let gpu = Gpu::new(StepBlock { tokens: rows as u32, ..StepBlock::default() });

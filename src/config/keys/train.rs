@@ -24,7 +24,8 @@ pub(super) const KEYS: &[Key] = &[
     Section::Training.key(
         "init_from",
         "RUN",
-        "Begin with the weights of this run directory; items are matched by their ids",
+        "Begin with the weights of this run directory, or of a file from RecBole (docs/weights.md); items \
+         are matched by their ids",
         |c| Some(c.train.init_from.clone().into()),
         |c, v| put(&mut c.train.init_from, optional(v, path)),
     ),
@@ -48,9 +49,9 @@ pub(super) const KEYS: &[Key] = &[
         .key(
             "epochs",
             "N",
-            "Most passes over the training interactions",
+            "Most passes over the training interactions; 0 only judges the weights of init_from",
             |c| Some(c.train.epochs.into()),
-            |c, v| put(&mut c.train.epochs, count(v, 1)),
+            |c, v| put(&mut c.train.epochs, count(v, 0)),
         )
         .scope(Scope::Run),
     Section::Training
