@@ -136,7 +136,7 @@ fn scores_and_lists_are_in_the_order_of_the_ranks() {
             let seen = [2, last.max(3)];
             for (one, other) in items().flat_map(|one| items().map(move |other| (one, other))) {
                 let keys = baseline.key(last, one).cmp(&baseline.key(last, other));
-                let scores = [one, other].map(|item| baseline.score(last, item));
+                let scores = [one, other].map(|item| baseline.score_after(last, item));
                 assert_eq!(
                     scores[0].total_cmp(&scores[1]),
                     keys,
@@ -146,7 +146,10 @@ fn scores_and_lists_are_in_the_order_of_the_ranks() {
             }
             let mut expected: Vec<u32> = items().filter(|item| !seen.contains(item)).collect();
             expected.sort_by(|&a, &b| {
-                baseline.score(last, b).total_cmp(&baseline.score(last, a)).then(a.cmp(&b))
+                baseline
+                    .score_after(last, b)
+                    .total_cmp(&baseline.score_after(last, a))
+                    .then(a.cmp(&b))
             });
             expected.truncate(7);
             assert_eq!(baseline.best(last, &seen, 7), expected, "{} {last}", baseline.name);
@@ -180,13 +183,8 @@ fn a_million_items_cost_what_the_interactions_cost() {
     let config = Config::default();
     let split = split(&sequences, None, &config.eval, 0).unwrap();
     let judge = Judge::new(&config, &sequences, &split, items).unwrap();
-    let judged = Judged {
-        config: &config,
-        sequences: &sequences,
-        split: &split,
-        items,
-        judge: &judge,
-    };
+    let judged =
+        Judged { config: &config, sequences: &sequences, split: &split, items, judge: &judge };
     let evaluations = evaluate(&judged, &|| Ok(())).unwrap();
     let names: Vec<_> = evaluations.iter().map(|evaluation| evaluation.name).collect();
     assert_eq!(names, ["popularity", "markov"]);

@@ -82,7 +82,7 @@ impl Baseline {
 
     /// A score for `item` after `last` that orders items as [`Self::key`] does and is as equal: whole numbers,
     /// exact up to 16 million items.
-    pub fn score(&self, last: u32, item: u32) -> f32 {
+    pub fn score_after(&self, last: u32, item: u32) -> f32 {
         let worse = self.by_count.len() - self.no_worse(last, self.key(last, item));
         worse as f32
     }
@@ -138,8 +138,9 @@ impl Ranker for Baseline {
 
     fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
         let rows = self.rows(batch).into_iter().zip(items);
-        let scores = rows.flat_map(|((last, _), items)| items.iter().map(move |&item| (last, item)));
-        Ok(scores.map(|(last, item)| self.score(last, item)).collect())
+        let scores =
+            rows.flat_map(|((last, _), items)| items.iter().map(move |&item| (last, item)));
+        Ok(scores.map(|(last, item)| self.score_after(last, item)).collect())
     }
 
     fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {

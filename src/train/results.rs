@@ -1,8 +1,8 @@
 //! `results.json`, the table of test metrics, and the last line of stdout.
 
 use super::files;
-use super::progress::say;
 use super::judge::Tested;
+use super::progress::say;
 use super::training_loop::metric_map;
 use crate::baseline::Evaluation;
 use crate::config::Metric;
