@@ -7,7 +7,8 @@
 //
 // update, with s = min(1, clip / |g|):
 //     m = b1 m + (1 - b1) s g,  v = b2 v + (1 - b2) (s g)^2,
-//     p = (1 - lr decay) p - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon).
+//     p = (1 - lr decay) p - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon);
+// coupled (Adam): s g + decay p in place of s g, for every tensor, and nothing is taken off p.
 // Each block adds the squares of all chunks and all losses up for itself, in one order, so that all come to the same
 // scale and the same decision whether to skip, without another launch; blocks are few and walk over chunks, so that
 // this costs little. 28 B a parameter (p, m, v read and written, g read), 2 B more where a bf16 copy is written.
@@ -70,7 +71,7 @@ struct UpdateArguments {
     float beta2;
     float mean_weight;
     float square_weight;
-    uint32_t unused;
+    uint32_t coupled;
 };
 
 // Up to four elements, the others 0.
@@ -161,7 +162,9 @@ struct Factors {
 
 template <class S>
 __device__ inline void update_chunk(const UpdateArguments& args, const Chunk& chunk, const Factors& factors) {
-    const float keep = 1.0f - factors.learning_rate * (chunk.decay != 0 ? args.weight_decay : 0.0f);
+    const bool coupled = args.coupled != 0;
+    const float added = coupled ? args.weight_decay : 0.0f;
+    const float keep = 1.0f - factors.learning_rate * (!coupled && chunk.decay != 0 ? args.weight_decay : 0.0f);
 #pragma unroll 2
     for (uint32_t element = 4 * threadIdx.x; element < chunk.len; element += 4 * THREADS) {
         const uint32_t count = chunk.len - element;
@@ -172,7 +175,7 @@ __device__ inline void update_chunk(const UpdateArguments& args, const Chunk& ch
         const Pack<float> gradient = load_some(args.gradient + at, count);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const float g = gradient.at[i] * factors.scale;
+            const float g = gradient.at[i] * factors.scale + added * p.at[i];
             m.at[i] = args.beta1 * m.at[i] + args.mean_weight * g;
             v.at[i] = args.beta2 * v.at[i] + args.square_weight * (g * g);
             const float denominator = sqrtf(v.at[i] * factors.square_correction) + args.epsilon;

@@ -3,8 +3,10 @@
 use crate::cli::Sandbox;
 use b4r::Config;
 use b4r::baseline::{Baseline, evaluate};
+use b4r::config::{EvalUnit, Mode};
 use b4r::data::{EvalRow, Sequences, Split, split};
-use b4r::eval::{FILTERED, RankedData, ranks};
+use b4r::eval::{Draw, FILTERED, Procedure, RankedData, draw, rank};
+use b4r::train::judge::{Judge, Judged};
 use serde_json::Value;
 use std::fs;
 
@@ -62,34 +64,79 @@ fn ranks_follow_the_definition() {
     let mut config = Config::default();
     // Windows cut the history; the last item is still there.
     config.model.max_len = 4;
-    let split = split(&sequences, config.eval.split);
+    let split = split(&sequences, None, &config.eval, 0).unwrap();
     let rows: Vec<EvalRow> = split.valid.iter().chain(&split.test).copied().collect();
     assert!(rows.len() > 60);
-    let data = RankedData { sequences: &sequences, rows: &rows, item_count: ITEMS };
+    let data =
+        RankedData { sequences: &sequences, rows: &rows, item_count: ITEMS, candidates: None };
     for mut baseline in Baseline::all(&sequences, &split, ITEMS) {
-        let found = ranks(&mut baseline, &data, &config.model, 7, &[true, false], false).unwrap();
+        let procedure = procedure(&config, &[true, false]);
+        let found = rank(&mut baseline, &data, &procedure).unwrap();
         let markov = baseline.name == "markov";
         for (found, seen) in found.iter().zip([true, false]) {
             let expected: Vec<u32> =
                 rows.iter().map(|row| expected(&sequences, &split, row, markov, seen)).collect();
-            assert_eq!(found, &expected, "{} {seen}", baseline.name);
+            assert_eq!(found.places(), expected, "{} {seen}", baseline.name);
             let filtered = expected.iter().filter(|&&rank| rank == FILTERED).count();
             assert_eq!(filtered > 0, seen, "some targets are seen again");
         }
     }
 }
 
+fn procedure<'a>(config: &'a Config, filters: &'a [bool]) -> Procedure<'a> {
+    Procedure {
+        model: &config.model,
+        batch_size: 7,
+        filters,
+        list_length: None,
+        unit: EvalUnit::Row,
+        progress: false,
+    }
+}
+
+/// Among negatives, the rank is that among them by the same counts.
+#[test]
+fn ranks_among_negatives_follow_the_definition() {
+    let sequences = sequences();
+    let mut config = Config::default();
+    config.model.max_len = 4;
+    let split = split(&sequences, None, &config.eval, 0).unwrap();
+    let (rows, counts) = (&split.test, [1; ITEMS]);
+    let (mode, unit, seed) = (Mode::Uniform(9), EvalUnit::Row, 3);
+    let drawn = draw(&Draw { sequences: &sequences, rows, counts: &counts, mode, unit, seed });
+    let drawn = drawn.unwrap().unwrap();
+    let candidates = Some(&drawn);
+    let data = RankedData { sequences: &sequences, rows, item_count: ITEMS, candidates };
+    for mut baseline in Baseline::all(&sequences, &split, ITEMS) {
+        let markov = baseline.name == "markov";
+        let expected: Vec<u32> = rows
+            .iter()
+            .enumerate()
+            .map(|(row, EvalRow { user, position })| {
+                let last = sequences.get(*user as usize)[*position as usize - 1];
+                let scores = scores(&sequences, &split, markov.then_some(last));
+                let score = |item: &u32| scores[*item as usize - 1];
+                let list = drawn.get(row);
+                list.iter().filter(|item| score(item) >= score(&list[0])).count() as u32
+            })
+            .collect();
+        let found = rank(&mut baseline, &data, &procedure(&config, &[false])).unwrap();
+        assert_eq!(found[0].places(), expected, "{}", baseline.name);
+        assert!(expected.iter().any(|&rank| rank == 1) && expected.iter().any(|&rank| rank > 5));
+    }
+}
+
 #[test]
 fn scores_and_lists_are_in_the_order_of_the_ranks() {
     let sequences = sequences();
-    let split = split(&sequences, Config::default().eval.split);
+    let split = split(&sequences, None, &Config::default().eval, 0).unwrap();
     for baseline in Baseline::all(&sequences, &split, ITEMS) {
         for last in 0..=ITEMS as u32 {
             let items = || 1..=ITEMS as u32;
             let seen = [2, last.max(3)];
             for (one, other) in items().flat_map(|one| items().map(move |other| (one, other))) {
                 let keys = baseline.key(last, one).cmp(&baseline.key(last, other));
-                let scores = [one, other].map(|item| baseline.score(last, item));
+                let scores = [one, other].map(|item| baseline.score_after(last, item));
                 assert_eq!(
                     scores[0].total_cmp(&scores[1]),
                     keys,
@@ -99,7 +146,10 @@ fn scores_and_lists_are_in_the_order_of_the_ranks() {
             }
             let mut expected: Vec<u32> = items().filter(|item| !seen.contains(item)).collect();
             expected.sort_by(|&a, &b| {
-                baseline.score(last, b).total_cmp(&baseline.score(last, a)).then(a.cmp(&b))
+                baseline
+                    .score_after(last, b)
+                    .total_cmp(&baseline.score_after(last, a))
+                    .then(a.cmp(&b))
             });
             expected.truncate(7);
             assert_eq!(baseline.best(last, &seen, 7), expected, "{} {last}", baseline.name);
@@ -110,7 +160,7 @@ fn scores_and_lists_are_in_the_order_of_the_ranks() {
 #[test]
 fn what_was_never_trained_on_ties_at_the_end() {
     let sequences = Sequences { offsets: vec![0, 4], items: vec![1, 1, 2, 3] };
-    let split = split(&sequences, Config::default().eval.split);
+    let split = split(&sequences, None, &Config::default().eval, 0).unwrap();
     let [popularity, markov] = Baseline::all(&sequences, &split, 5);
     // Items 2 to 5 do not train: all of them stand before each other.
     assert_eq!([1, 2, 5].map(|item| popularity.rank_after(2, item, &[])), [1, 5, 5]);
@@ -131,15 +181,19 @@ fn a_million_items_cost_what_the_interactions_cost() {
         sequences.offsets.push(sequences.items.len() as u64);
     }
     let config = Config::default();
-    let split = split(&sequences, config.eval.split);
-    let evaluations = evaluate(&config, &sequences, &split, items, &|| Ok(())).unwrap();
+    let split = split(&sequences, None, &config.eval, 0).unwrap();
+    let judge = Judge::new(&config, &sequences, &split, items).unwrap();
+    let judged =
+        Judged { config: &config, sequences: &sequences, split: &split, items, judge: &judge };
+    let evaluations = evaluate(&judged, &|| Ok(())).unwrap();
     let names: Vec<_> = evaluations.iter().map(|evaluation| evaluation.name).collect();
     assert_eq!(names, ["popularity", "markov"]);
     for evaluation in &evaluations {
-        assert_eq!(evaluation.test.each_ref().map(|metrics| metrics.rows), [1000, 1000]);
-        assert_eq!(evaluation.valid.rows, 1000);
+        let tested = &evaluation.tested;
+        assert_eq!((tested.test.lists, tested.other.as_ref().unwrap().lists), (1000, 1000));
+        assert_eq!(evaluation.valid.lists, 1000);
     }
-    let hit = |i: usize| evaluations[i].test[1].get("hit@10").unwrap();
+    let hit = |i: usize| evaluations[i].tested.other.as_ref().unwrap().get("hit@10").unwrap();
     assert!(hit(1) > hit(0), "what comes next follows from the last: {} {}", hit(1), hit(0));
 }
 

@@ -82,7 +82,7 @@ impl Baseline {
 
     /// A score for `item` after `last` that orders items as [`Self::key`] does and is as equal: whole numbers,
     /// exact up to 16 million items.
-    pub fn score(&self, last: u32, item: u32) -> f32 {
+    pub fn score_after(&self, last: u32, item: u32) -> f32 {
         let worse = self.by_count.len() - self.no_worse(last, self.key(last, item));
         worse as f32
     }
@@ -114,20 +114,38 @@ impl Baseline {
     }
 }
 
-impl Ranker for Baseline {
-    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
+impl Baseline {
+    /// The last item of each row's history (0: none), and its target.
+    fn rows(&self, batch: &Batch) -> Vec<(u32, u32)> {
         let mask = self.popularity.len() as u32;
-        let mut ranks = Vec::with_capacity(batch.row_count());
+        let mut found = Vec::with_capacity(batch.row_count());
         for (ends, rows) in batch.cu_seqlens.windows(2).zip(batch.cu_rows.windows(2)) {
-            let rows = rows[0] as usize..rows[1] as usize;
-            let targets = batch.rows[rows.clone()].iter().zip(&batch.targets[rows.clone()]);
-            for ((&token, &target), seen) in targets.zip(&seen[rows]) {
-                let history = &batch.ids[ends[0] as usize..=token as usize];
+            for row in rows[0] as usize..rows[1] as usize {
+                let history = &batch.ids[ends[0] as usize..=batch.rows[row] as usize];
                 let last = history.iter().rev().find(|&&item| item != mask).copied().unwrap_or(0);
-                ranks.push(self.rank_after(last, target, seen));
+                found.push((last, batch.targets[row]));
             }
         }
-        Ok(ranks)
+        found
+    }
+}
+
+impl Ranker for Baseline {
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
+        let rows = self.rows(batch).into_iter().zip(seen);
+        Ok(rows.map(|((last, target), seen)| self.rank_after(last, target, seen)).collect())
+    }
+
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
+        let rows = self.rows(batch).into_iter().zip(items);
+        let scores =
+            rows.flat_map(|((last, _), items)| items.iter().map(move |&item| (last, item)));
+        Ok(scores.map(|(last, item)| self.score_after(last, item)).collect())
+    }
+
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
+        let rows = self.rows(batch).into_iter().zip(seen);
+        Ok(rows.map(|((last, _), seen)| self.best(last, seen, k)).collect())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::data::thousands;
 use crate::plot::{Chart, Ground, Series};
 use crate::report::Record;
 use crate::train::files;
-use crate::train::results::{Results, distinct, shown};
+use crate::train::results::{Results, distinct, shown, smaller_is_better};
 use crate::{Error, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
@@ -71,8 +71,12 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
     let mut runs = read(folders.map(PathBuf::as_path))?;
     let metric = metric(&runs, arguments.get_one::<String>("metric"))?;
     // Best first; runs without the metric (all_data) last.
-    let value = |run: &Run| run.record.results.test.get(&metric).and_then(Value::as_f64);
-    runs.sort_by(|a, b| value(b).unwrap_or(-1.0).total_cmp(&value(a).unwrap_or(-1.0)));
+    let sign = if smaller_is_better(&metric) { -1.0 } else { 1.0 };
+    let value = |run: &Run| {
+        let value = run.record.results.test.get(&metric).and_then(Value::as_f64);
+        value.map_or(f64::NEG_INFINITY, |value| sign * value)
+    };
+    runs.sort_by(|a, b| value(b).total_cmp(&value(a)));
     if let Some(path) = arguments.get_one::<PathBuf>("svg") {
         let over_epochs = arguments.get_one::<String>("over").is_none_or(|over| over == "epoch");
         let svg = curves(&runs, &metric, over_epochs).to_svg(SIZE, Ground::File);
@@ -151,7 +155,7 @@ fn protocol(run: &Run) -> (&str, &crate::train::results::Protocol) {
 fn table(runs: &[Run], metric: &str) -> Table {
     let cutoff = metric.split_once('@').map_or("", |(_, cutoff)| cutoff);
     let keys = runs.iter().flat_map(|run| run.record.results.test.keys()).map(String::as_str);
-    let keys = distinct(keys.filter(|key| key.split_once('@').is_some_and(|(_, at)| at == cutoff)));
+    let keys = distinct(keys.filter(|key| key.split_once('@').map_or("", |(_, at)| at) == cutoff));
     // With one target a row, recall is hit and mrr is map: one column is enough.
     let values =
         |key: &str| runs.iter().map(|run| run.record.results.test.get(key)).collect::<Vec<_>>();

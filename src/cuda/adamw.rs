@@ -80,8 +80,10 @@ pub struct AdamW {
     pub betas: (f64, f64),
     /// Added to the denominator.
     pub epsilon: f64,
-    /// Decoupled weight decay.
+    /// Weight decay: taken off the weights of matrices, or added to every gradient.
     pub weight_decay: f64,
+    /// Adam: the decay is added to the gradient of every weight.
+    pub coupled: bool,
     /// Bound of the gradient norm.
     pub clip_norm: Option<f64>,
 }
@@ -167,7 +169,7 @@ pub fn update<S: Storage>(
         beta2: constants.betas.1 as f32,
         mean_weight: (1.0 - constants.betas.0) as f32,
         square_weight: (1.0 - constants.betas.1) as f32,
-        unused: 0,
+        coupled: u32::from(constants.coupled),
     };
     let most = UPDATE_BLOCKS * launcher.device.multiprocessors() as usize;
     let grid = Grid::new(arenas.chunks.len.clamp(1, most), THREADS);
@@ -211,7 +213,7 @@ struct UpdateArguments {
     beta2: f32,
     mean_weight: f32,
     square_weight: f32,
-    unused: u32,
+    coupled: u32,
 }
 
 fn check_arenas<S: Storage>(

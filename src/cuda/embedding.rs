@@ -84,6 +84,7 @@ pub fn forward<S: Storage>(
 ///
 /// # Errors
 /// As [`forward`].
+#[expect(clippy::too_many_arguments, reason = "one argument a buffer")]
 pub fn backward<S: Storage>(
     launcher: Launcher<'_>,
     count: Count,

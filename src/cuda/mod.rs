@@ -25,6 +25,7 @@ pub mod passes;
 pub mod projection;
 pub mod qkv;
 pub mod rank;
+mod ranking;
 pub mod step;
 mod sweep;
 mod tail;

@@ -87,7 +87,7 @@ fn metrics_at(lines: &[Line], key: &str) -> Chart {
     let cutoff = key.split_once('@').map_or("", |(_, cutoff)| cutoff);
     let mut series: Vec<Series> = Vec::new();
     let keys = lines.first().into_iter().flat_map(|line| line.valid.keys());
-    for key in keys.filter(|key| key.split_once('@').is_some_and(|(_, at)| at == cutoff)) {
+    for key in keys.filter(|key| key.split_once('@').map_or("", |(_, at)| at) == cutoff) {
         let points = points(lines, |line| metric(&line.valid, key));
         match series.iter_mut().find(|series| series.points == points) {
             Some(same) => same.name = format!("{}, {key}", same.name),

@@ -5,7 +5,7 @@ use super::charts::{Drawn, deciding_metric};
 use crate::config::keys::{self, Section};
 use crate::data::{Statistics, thousands};
 use crate::plot::COLORS;
-use crate::train::results::{ALL_DATA, Block, MODEL, Results, shown};
+use crate::train::results::{ALL_DATA, Block, MODEL, Results, key_at, shown, smaller_is_better};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ pub fn render(record: &Record, charts: &[Drawn]) -> Markup {
                 main {
                     (figures(record))
                     section.charts { @for drawn in charts { (figure(drawn)) } }
-                    @if results.protocol.split != ALL_DATA { (test(results)) }
+                    @if results.protocol.test_rows > 0 { (test(results)) }
                     section.columns {
                         (data(results))
                         (run(results))
@@ -63,12 +63,17 @@ fn protocol(results: &Results) -> String {
     if protocol.split == ALL_DATA {
         return "trained on everything, nothing held out".to_string();
     }
+    let name = protocol.name.as_ref().map_or(String::new(), |name| format!("{name}: "));
+    let negatives = protocol.negatives_seed.map(|seed| format!(", negatives of seed {seed}"));
     format!(
-        "{}, {} ranking, seen items {}, {} test rows",
+        "{name}{}, {} ranking{}{}, seen items {}, {} test rows of {} users",
         protocol.split.replace('_', "-"),
         protocol.mode,
+        if protocol.unit == "recbole" { " in RecBole's lists" } else { "" },
+        negatives.unwrap_or_default(),
         if protocol.filter_seen { "left out" } else { "ranked" },
-        thousands(protocol.test_rows as u64)
+        thousands(protocol.test_rows),
+        thousands(protocol.test_users)
     )
 }
 
@@ -148,7 +153,7 @@ fn block_table(results: &Results, block: &Block<'_>) -> Markup {
     let (names, cutoffs) = results.columns();
     let best = |key: &str| {
         let values = block.rows.iter().filter_map(|(_, metrics)| metrics.get(key)?.as_f64());
-        values.fold(f64::NEG_INFINITY, f64::max)
+        values.reduce(if smaller_is_better(key) { f64::min } else { f64::max })
     };
     html! {
         div.wide {
@@ -162,9 +167,9 @@ fn block_table(results: &Results, block: &Block<'_>) -> Markup {
                                 th { @if index == 0 { (cutoff) } }
                                 td { (model) }
                                 @for name in &names {
-                                    @let key = format!("{name}@{cutoff}");
+                                    @let key = key_at(metrics, name, cutoff);
                                     @let value = metrics.get(&key).and_then(Value::as_f64);
-                                    td.number.best[value == Some(best(&key))] { (shown(metrics, &key)) }
+                                    td.number.best[value.is_some() && value == best(&key)] { (shown(metrics, &key)) }
                                 }
                             }
                         }

@@ -6,8 +6,10 @@ pub mod files;
 pub mod id_file;
 pub mod init_from;
 pub mod interruptible;
+pub mod judge;
 pub mod metrics_log;
 pub mod model_file;
+pub mod negatives_file;
 pub mod prepare;
 pub mod progress;
 pub mod recbole_file;
@@ -19,7 +21,8 @@ pub mod signals;
 pub mod tensor_file;
 pub mod training_loop;
 
-use crate::config::{Config, Precision, SplitRule};
+use crate::baseline::Evaluation;
+use crate::config::{Config, Precision};
 use crate::cpu::CpuEngine;
 use crate::cuda::batch::Capacity;
 use crate::cuda::choice::{self, Choice};
@@ -32,13 +35,14 @@ use crate::model::engine::Engine;
 use crate::tracking::wandb::Wandb;
 use crate::{Error, Result, memory, report};
 use init_from::{Counts, Source};
+use judge::Tested;
 use prepare::Prepared;
 use progress::say;
-use results::{ALL_DATA, BaselineResults, Protocol, Results, arranged};
+use results::{BaselineResults, Results, others};
 use resume::Restored;
 use rundir::RunDir;
 use signals::Signals;
-use training_loop::TrainingLoop;
+use training_loop::{TrainingLoop, metric_map};
 
 /// What `b4r-train` does: [`Trainer::run`], then the test metrics as the last line on stdout.
 ///
@@ -166,6 +170,7 @@ impl Trainer {
             &prepared.dataset,
             &prepared.sequences,
         )?;
+        directory.write_negatives(&prepared.judge, &prepared.split)?;
         say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
         let mut training =
             TrainingLoop::new(&config, &prepared, &directory, &mut *engine, &signals);
@@ -250,16 +255,16 @@ fn summary(
     choice: Choice,
     prepared: &Prepared,
     training: &TrainingLoop<'_>,
-    tested: &[crate::eval::Metrics; 2],
-    baselines: &[crate::baseline::Evaluation],
+    tested: &Tested,
+    baselines: &[Evaluation],
 ) -> Results {
     let at = training.counters();
     let best = at.stopping.best.as_ref();
     // Without validation the last weights are kept.
     let epochs = at.epoch + u32::from(at.step_in_epoch > 0);
-    let all_data = config.data.all_data;
     let filter_seen = config.eval.filter_seen;
-    let [test, test_seen_kept, test_seen_filtered] = arranged(tested, filter_seen);
+    let [test_seen_kept, test_seen_filtered] = others(tested, filter_seen);
+    let plan = &prepared.plan;
     Results {
         version: env!("CARGO_PKG_VERSION").to_string(),
         dataset: prepared.dataset.name.clone(),
@@ -275,20 +280,12 @@ fn summary(
         steps: at.step,
         ended_by: training.ended_by().to_string(),
         valid: best.map(|best| best.metrics.clone()).unwrap_or_default(),
-        test: test.unwrap_or_default(),
+        test: metric_map(&tested.test),
         test_seen_kept,
         test_seen_filtered,
         baselines: baselines.iter().map(|b| BaselineResults::new(b, filter_seen)).collect(),
-        seen_targets: tested[0].seen_targets,
-        protocol: Protocol {
-            split: match config.eval.split {
-                _ if all_data => ALL_DATA.to_string(),
-                SplitRule::LeaveOneOut => "leave_one_out".to_string(),
-            },
-            mode: "full".to_string(),
-            filter_seen,
-            test_rows: tested[0].rows,
-        },
+        seen_targets: tested.seen_targets,
+        protocol: judge::describe(config, &plan.split, plan.interactions),
         train_seconds: at.train_seconds,
         eval_seconds: at.eval_seconds,
         tokens_per_second: at.tokens as f64 / at.train_seconds.max(1e-9),

@@ -1,15 +1,17 @@
 //! `results.json`, the table of test metrics, and the last line of stdout.
 
 use super::files;
+use super::judge::Tested;
 use super::progress::say;
 use super::training_loop::metric_map;
 use crate::baseline::Evaluation;
+use crate::config::Metric;
 use crate::data::Statistics;
-use crate::eval::Metrics;
 use crate::{Error, Result};
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::fmt;
 use std::io::Write;
 use std::path::Path;
 
@@ -96,42 +98,60 @@ pub struct BaselineResults {
 impl BaselineResults {
     /// Arranged as the model's own.
     pub fn new(evaluation: &Evaluation, filter_seen: bool) -> Self {
-        let Evaluation { name, valid, test } = evaluation;
-        let [test, test_seen_kept, test_seen_filtered] = arranged(test, filter_seen);
+        let Evaluation { name, valid, tested } = evaluation;
+        let [test_seen_kept, test_seen_filtered] = others(tested, filter_seen);
         BaselineResults {
             name: name.to_string(),
             valid: metric_map(valid),
-            test: test.unwrap_or_default(),
+            test: metric_map(&tested.test),
             test_seen_kept,
             test_seen_filtered,
         }
     }
 }
 
-/// Metrics with seen items left out and with seen items ranked, as the fields `test`, `test_seen_kept` and
-/// `test_seen_filtered`: the protocol's own first, the other under its name, where there is any.
-pub fn arranged(
-    [filtered, kept]: &[Metrics; 2],
-    filter_seen: bool,
-) -> [Option<Map<String, Value>>; 3] {
-    let other = |metrics: &Metrics| (metrics.rows > 0).then(|| metric_map(metrics));
-    match filter_seen {
-        true => [Some(metric_map(filtered)), other(kept), None],
-        false => [Some(metric_map(kept)), None, other(filtered)],
-    }
+/// The test with the other choice about seen items, if there is one, as the fields `test_seen_kept` and
+/// `test_seen_filtered`.
+pub fn others(tested: &Tested, filter_seen: bool) -> [Option<Map<String, Value>>; 2] {
+    let other = tested.other.as_ref().map(metric_map);
+    if filter_seen { [other, None] } else { [None, other] }
 }
 
 /// How a model was evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
+    /// The published protocol that the configuration named.
+    pub name: Option<String>,
+    /// Keys in which the run departs from that protocol.
+    pub changed: Vec<String>,
     /// How interactions were divided.
     pub split: String,
-    /// What each target was ranked among.
+    /// Shares of training, validation and test, where the split goes by shares.
+    pub shares: Option<[f64; 3]>,
+    /// What each validation target was ranked among.
+    pub valid_mode: String,
+    /// What each test target was ranked among.
     pub mode: String,
+    /// What one ranked list is: `row`, or `recbole`.
+    pub unit: String,
+    /// Seed of the negatives, where there are any.
+    pub negatives_seed: Option<u64>,
     /// Whether items of the history were left out of the ranking.
     pub filter_seen: bool,
+    /// Interactions that trained.
+    pub train_interactions: u64,
+    /// Those of them that have another before them: RecBole's training rows.
+    pub train_rows: u64,
+    /// Users with training rows.
+    pub train_users: u64,
+    /// Validation rows.
+    pub valid_rows: u64,
+    /// Users with validation rows.
+    pub valid_users: u64,
     /// Test rows.
-    pub test_rows: usize,
+    pub test_rows: u64,
+    /// Users with test rows.
+    pub test_users: u64,
 }
 
 impl Results {
@@ -155,13 +175,14 @@ impl Results {
     /// # Errors
     /// [`Error::Io`] when stdout refuses.
     pub fn print(&self) -> Result<()> {
-        let kept = if self.protocol.split == ALL_DATA {
-            say("nothing was held out, so there are no metrics");
-            "last"
+        let protocol = &self.protocol;
+        if protocol.test_rows == 0 {
+            say("nothing was held out for a test, so there are no test metrics");
         } else {
+            say(protocol);
             say(self.table());
-            "best"
-        };
+        }
+        let kept = if protocol.valid_rows == 0 { "last" } else { "best" };
         say(format_args!(
             "{kept} epoch {} of {} (ended by {}), {:.1} s training, {:.1} s evaluation, {:.0} tokens/s, \
              {} MiB peak memory",
@@ -204,8 +225,14 @@ impl Results {
 
     /// Names of the metrics and their cut-offs, in order.
     pub fn columns(&self) -> (Vec<&str>, Vec<&str>) {
-        let parts = || self.test.keys().filter_map(|key| key.split_once('@'));
-        (distinct(parts().map(|(name, _)| name)), distinct(parts().map(|(_, cutoff)| cutoff)))
+        let cutoffs = self.test.keys().filter_map(|key| Some(key.split_once('@')?.1));
+        let mut cutoffs = distinct(cutoffs);
+        if cutoffs.is_empty() {
+            // No metric has one.
+            cutoffs.push("");
+        }
+        let name = |key: &'_ String| key.split_once('@').map_or(key.len(), |(name, _)| name.len());
+        (distinct(self.test.keys().map(|key| &key[..name(key)])), cutoffs)
     }
 
     /// Test metrics with and without seen items: a row for each cut-off and model, a column for each metric.
@@ -218,7 +245,7 @@ impl Results {
         for block in self.blocks() {
             for cutoff in &cutoffs {
                 for (model, metrics) in &block.rows {
-                    let value = |name: &&str| shown(metrics, &format!("{name}@{cutoff}"));
+                    let value = |name: &&str| shown(metrics, &key_at(metrics, name, cutoff));
                     let seen = if block.seen_left_out { "left out" } else { "ranked" };
                     let mut row = vec![seen.to_string(), cutoff.to_string(), model.to_string()];
                     row.extend(names.iter().map(value));
@@ -235,6 +262,24 @@ impl Results {
     }
 }
 
+/// One line: what the numbers below it are.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Protocol { split, mode, unit, test_rows, test_users, .. } = self;
+        write!(f, "test: {split}, {mode}, ")?;
+        match (unit.as_str(), self.negatives_seed) {
+            ("row", None) => write!(f, "{test_rows} rows of {test_users} users"),
+            ("row", Some(seed)) => {
+                write!(f, "{test_rows} rows of {test_users} users, negatives of seed {seed}")
+            }
+            (_, seed) => {
+                write!(f, "lists as in RecBole, {test_rows} rows of {test_users} users")?;
+                seed.map_or(Ok(()), |seed| write!(f, ", negatives of seed {seed}"))
+            }
+        }
+    }
+}
+
 /// What the model is called beside the baselines.
 pub const MODEL: &str = "BERT4Rec";
 
@@ -244,6 +289,17 @@ pub struct Block<'a> {
     pub seen_left_out: bool,
     /// Name and metrics: the model, then the baselines.
     pub rows: Vec<(&'a str, &'a Map<String, Value>)>,
+}
+
+/// Key of a metric at a cut-off; a metric without cut-off is the same at each.
+pub fn key_at(metrics: &Map<String, Value>, name: &str, cutoff: &str) -> String {
+    if metrics.contains_key(name) { name.to_string() } else { format!("{name}@{cutoff}") }
+}
+
+/// Whether the smallest value of this key is the best.
+pub fn smaller_is_better(key: &str) -> bool {
+    let name = key.split_once('@').map_or(key, |(name, _)| name);
+    Metric::ALL.iter().any(|metric| metric.name() == name && metric.smaller_is_better())
 }
 
 /// A metric as tables have it.
@@ -300,10 +356,22 @@ mod tests {
             }],
             seen_targets: 0,
             protocol: Protocol {
-                split: "leave_one_out".into(),
-                mode: "full".into(),
+                name: Some("petrov2022".into()),
+                changed: vec!["filter_seen".into()],
+                split: "ratio_global".into(),
+                shares: Some([0.5, 0.25, 0.25]),
+                valid_mode: "full".into(),
+                mode: "uni50".into(),
+                unit: "row".into(),
+                negatives_seed: Some(3),
                 filter_seen: true,
+                train_interactions: 99,
+                train_rows: 92,
+                train_users: 7,
+                valid_rows: 7,
+                valid_users: 7,
                 test_rows: 7,
+                test_users: 7,
             },
             train_seconds: 1.5,
             eval_seconds: 0.1,

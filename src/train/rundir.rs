@@ -6,6 +6,7 @@
 //! | `items.tsv` | `index`, `item` (external id, escaped), `interactions` |
 //! | `users.tsv` | `index`, `user` (external id, escaped) |
 //! | `histories.safetensors` | `offsets` U64 `[users + 1]` into `items` U32: each user's item indices, oldest first; SHA-256 at its end |
+//! | `negatives.safetensors` | under sampling: target and negatives of each row |
 //! | `checkpoint/state.safetensors` | the latest checkpoint |
 //! | `model.safetensors` | weights of the best epoch |
 //! | `metrics.jsonl` | a line for each evaluation |
@@ -18,9 +19,11 @@
 //! External ids are escaped so that one line is one id: `\\`, `\t`, `\n`, `\r`.
 
 use super::files;
+use super::judge::Judge;
+use super::negatives_file::write_negatives;
 use super::tensor_file::{Source, write};
 use crate::config::{Config, RunConfig};
-use crate::data::{Dataset, Sequences, Vocabulary};
+use crate::data::{Dataset, Sequences, Split, Vocabulary};
 use crate::tracking::{tensorboard, wandb};
 use crate::{Error, Result};
 use safetensors::tensor::Dtype;
@@ -40,6 +43,8 @@ pub const ITEMS: &str = "items.tsv";
 pub const USERS: &str = "users.tsv";
 /// Each user's items.
 pub const HISTORIES: &str = "histories.safetensors";
+/// What each row was ranked among, where that is not all items.
+pub const NEGATIVES: &str = "negatives.safetensors";
 pub(super) const CHECKPOINT: &str = "checkpoint/state.safetensors";
 /// Weights of the best epoch.
 pub const MODEL: &str = "model.safetensors";
@@ -49,11 +54,12 @@ pub(crate) const RESULTS: &str = "results.json";
 /// The run to look at.
 pub(crate) const REPORT: &str = "report.html";
 /// Everything a run writes; the checkpoint first, so that a half-cleared directory cannot be resumed.
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     CHECKPOINT,
     RESULTS,
     MODEL,
     METRICS,
+    NEGATIVES,
     HISTORIES,
     USERS,
     ITEMS,
@@ -199,6 +205,20 @@ impl RunDir {
             users.try_for_each(|(index, user)| writeln!(out, "{index}\t{}", escape(user)))
         })?;
         write_histories(&self.path.join(HISTORIES), sequences)
+    }
+}
+
+impl RunDir {
+    /// Writes the negatives, if any are drawn.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_negatives(&self, judge: &Judge, split: &Split) -> Result<()> {
+        let path = self.path.join(NEGATIVES);
+        if judge.valid.is_none() && judge.test.is_none() {
+            return files::remove_if_present(&path);
+        }
+        write_negatives(&path, judge, split)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cuda;
 mod disk;
+mod protocols;
 mod refusals;
 mod runs;
 mod stopped;

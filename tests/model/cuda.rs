@@ -254,6 +254,62 @@ fn ranks_are_the_cpus() {
     assert!((rounded - 1.0).abs() <= 0.01, "reciprocal ranks in bf16 are {rounded} of the CPU's");
 }
 
+/// `count` rows of the catalogue's items, none twice in a row.
+fn listed(rows: usize, count: u32) -> Vec<Vec<u32>> {
+    let first = |row: usize| 17 * row as u32;
+    (0..rows)
+        .map(|row| (0..count).map(|i| (first(row) + 5 * i) % ITEMS as u32 + 1).collect())
+        .collect()
+}
+
+/// Also after the weights have changed.
+#[test]
+fn scores_are_the_cpus() {
+    let batch = batch(7);
+    let lists = listed(batch.row_count(), 60);
+    let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+    let mut reference = CpuEngine::new(&model(), &train(), ITEMS, 1).unwrap();
+    let (mut exact, mut rounded) = (cuda::<f32>(), cuda::<bf16>());
+    for steps in [1, 4] {
+        let (_, state) = run(&mut reference, steps);
+        let expected = reference.score(&batch, &lists).unwrap();
+        let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        for (engine, allowed) in [(&mut exact as &mut dyn Engine, 1e-5), (&mut rounded, 3e-2)] {
+            engine.load_state(&state).unwrap();
+            let got = engine.score(&batch, &lists).unwrap();
+            assert_eq!(got.len(), expected.len());
+            let off = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+            assert!(off <= allowed * largest, "{steps} steps: off by {off} of {largest}");
+        }
+    }
+}
+
+/// More than the kernel gives, too; of the best few, which the kernel orders, all but near ties are the CPU's.
+#[test]
+fn best_items_are_the_cpus() {
+    let batch = batch(7);
+    let mut seen = listed(batch.row_count(), 300);
+    seen.iter_mut().for_each(|list| list.sort_unstable());
+    let seen: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
+    let mut reference = CpuEngine::new(&model(), &train(), ITEMS, 1).unwrap();
+    let (_, state) = run(&mut reference, 3);
+    let mut engine = cuda::<f32>();
+    engine.load_state(&state).unwrap();
+    for k in [10, 256, 257, ITEMS] {
+        let expected = reference.top_k(&batch, &seen, k).unwrap();
+        let got = engine.top_k(&batch, &seen, k).unwrap();
+        assert_eq!(got.len(), expected.len());
+        let mut differing = 0;
+        for ((got, expected), seen) in got.iter().zip(&expected).zip(&seen) {
+            assert_eq!(got.len(), k.min(ITEMS - seen.len()));
+            assert!(got.iter().all(|item| seen.binary_search(item).is_err()), "seen: {got:?}");
+            differing += got.iter().zip(expected).filter(|(got, expected)| got != expected).count();
+        }
+        let all: usize = expected.iter().map(Vec::len).sum();
+        assert!(20 * differing <= all, "k {k}: {differing} of {all} items stand elsewhere");
+    }
+}
+
 /// Kernels a step: 4 forward and 6 backward a layer, and those outside of the layers.
 #[test]
 fn a_step_takes_few_launches() {

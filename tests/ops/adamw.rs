@@ -47,6 +47,14 @@ impl Tensor {
 }
 
 fn cpu(case: &Case<Parameters>) -> Results {
+    let (norms, tensors) = on_cpu(case, false);
+    let results = Results::default().out("norms", norms);
+    tensors.into_iter().fold(results, |results, tensor| tensor.into_results(results))
+}
+
+/// Gradient norms of all steps and the tensors after them. `coupled`: Adam, whose decay joins the gradient of
+/// every tensor.
+fn on_cpu(case: &Case<Parameters>, coupled: bool) -> (Vec<f32>, [Tensor; 2]) {
     let p = &case.parameters;
     let mut tensors = [Tensor::new(case, "matrix", true), Tensor::new(case, "norm", false)];
     let mut norms = Vec::new();
@@ -58,15 +66,15 @@ fn cpu(case: &Case<Parameters>) -> Results {
         norms.push(norm as f32);
         let scale = p.clip_norm.map_or(1.0, |bound| (bound / norm).min(1.0)) as f32;
         let betas = (p.beta1, p.beta2);
-        let adamw = AdamW::new(step + 1, p.learning_rate as f32, betas, p.epsilon, scale);
+        let mut adamw = AdamW::new(step + 1, p.learning_rate as f32, betas, p.epsilon, scale);
+        adamw.coupled = coupled;
         for (tensor, gradient) in tensors.iter_mut().zip(&gradients) {
-            let decay = if tensor.decays { p.weight_decay as f32 } else { 0.0 };
+            let decay = if tensor.decays || coupled { p.weight_decay as f32 } else { 0.0 };
             let Tensor { now, first, second, .. } = tensor;
             adamw.update(decay, now, gradient, first, second);
         }
     }
-    let results = Results::default().out("norms", norms);
-    tensors.into_iter().fold(results, |results, tensor| tensor.into_results(results))
+    (norms, tensors)
 }
 
 #[test]
@@ -84,6 +92,7 @@ struct Arena<S> {
     losses: Slice<f32>,
     halted: Slice<u32>,
     outcomes: Slice<Outcome>,
+    coupled: bool,
 }
 
 /// Rows of the batch, and of the buffer for their losses.
@@ -120,7 +129,7 @@ impl<S: Storage> Arena<S> {
         let squares = gpu.buffer(chunks.len());
         let losses = gpu.copy(&vec![2.5; ROWS[1]]);
         let (halted, outcomes) = (gpu.copy(&[0]), gpu.copy(&[Outcome::default(); OUTCOMES]));
-        Arena { arenas, squares, norm_parts, norm_start, losses, halted, outcomes }
+        Arena { arenas, squares, norm_parts, norm_start, losses, halted, outcomes, coupled: false }
     }
 
     /// One step with these gradients; the outcome.
@@ -154,6 +163,7 @@ impl<S: Storage> Arena<S> {
             betas: (parameters.beta1, parameters.beta2),
             epsilon: parameters.epsilon,
             weight_decay: parameters.weight_decay,
+            coupled: self.coupled,
             clip_norm: parameters.clip_norm,
         };
         let (arenas, squares) = (self.arenas, self.squares);
@@ -213,6 +223,38 @@ fn cuda_f32_agrees_with_pytorch() {
 #[test]
 fn cuda_bf16_agrees_with_pytorch() {
     hold("adamw", "cuda bf16", cuda::<bf16>);
+}
+
+/// The processor's coupled Adam is compared with its definition in src/cpu/adamw.rs.
+#[test]
+fn cuda_coupled_decay_joins_every_gradient() {
+    let mut decaying = 0;
+    for case in cases::<Parameters>("adamw") {
+        let p = &case.parameters;
+        let gpu = Gpu::new(StepBlock::default());
+        let arena = Arena::<bf16> { coupled: true, ..Arena::new(&gpu, &case) };
+        for step in 0..p.steps {
+            let gradient = |name: &str| case.input(&format!("gradient_{name}_{step}"));
+            arena.step(&gpu, p, step as u32 + 1, &gradient("matrix"), &gradient("norm"));
+        }
+        let found = arena.tensors(&gpu, arena.arenas.parameters, 7.0);
+        let (expected, decoupled) = (on_cpu(&case, true).1, on_cpu(&case, false).1);
+        for ((found, expected), decoupled) in found.iter().zip(&expected).zip(&decoupled) {
+            let distance = |other: &[f32]| {
+                let pairs = found.iter().zip(other);
+                pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+            };
+            // A weight moves by about a learning rate a step.
+            let moved = p.steps as f32 * p.learning_rate as f32;
+            let off = distance(&expected.now);
+            assert!(off <= 1e-4 * moved, "{}: {} is off by {off}", case.name, expected.name);
+            if p.weight_decay > 0.0 {
+                decaying += 1;
+                assert!(distance(&decoupled.now) > 1e-2 * moved, "{}: no other", case.name);
+            }
+        }
+    }
+    assert!(decaying > 0);
 }
 
 /// A step that is not finite changes nothing but the flag, and nothing changes any more after it.
