@@ -227,9 +227,8 @@ fn the_configuration_from_the_field_runs_as_it_is() {
     assert_eq!((eval.topk.as_slice(), eval.valid_metric), (&[12][..], (Metric::Map, 12)));
     assert_eq!(eval.metrics, Metric::DEFAULT);
     assert_eq!(resolved.config.data.rating_field, None);
-    for key in
-        ["load_col", "filter_inter_by_user_or_item", "neg_sampling", "log_wandb", "eval_args.mode"]
-    {
+    assert!(resolved.config.run.log_wandb);
+    for key in ["load_col", "filter_inter_by_user_or_item", "neg_sampling", "eval_args.mode"] {
         assert!(
             resolved.notes.iter().any(|note| note.starts_with(key)),
             "{key}: {:?}",
