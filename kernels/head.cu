@@ -98,7 +98,8 @@ __device__ inline void row_backward(const HeadBackwardArguments& args, int row, 
 }
 
 template <class L>
-__device__ inline void assign_norm(const HeadBackwardArguments& args, const NormSums<L>& sums, NormReduction<L>& shared) {
+__device__ inline void assign_norm(const HeadBackwardArguments& args, const NormSums<L>& sums,
+                                   NormReduction<L>& shared) {
     assign_norm_sums<L>(sums, shared, args.width, args.d_gamma + blockIdx.x * args.d_gamma_stride,
                         args.d_beta + blockIdx.x * args.d_beta_stride);
 }
@@ -141,8 +142,8 @@ template <class F> __device__ inline void head_forward(const HeadArguments& args
 
     Run bias[1];
     L::load(bias, args.bias, width, true);
-    for (int i = L::group(); i < F::ROWS; i += L::GROUPS) {
-        const int row = first + i;
+    for (int above = 0; above < F::ROWS; above += L::GROUPS) {
+        const int i = above + L::group(), row = first + i;
         const bool valid = row < rows;
         Run u[1] = {load_run(shared.product.row(i) + L::column(0))};
         u[0] += bias[0];
@@ -162,7 +163,8 @@ template <class F> __device__ inline void head_backward(const HeadBackwardArgume
     NormSums<L> sums;
     clear(sums);
     for (int first = span.first; first < span.end; first += F::ROWS) {
-        for (int i = L::group(); i < F::ROWS; i += L::GROUPS) {
+        for (int above = 0; above < F::ROWS; above += L::GROUPS) {
+            const int i = above + L::group();
             Run du[1];
             row_backward<S, L>(args, first + i, first + i < span.end, sums, du);
             store_run(shared.d_hidden.row(i) + L::column(0), du[0]);
@@ -221,9 +223,10 @@ template <class S> __device__ inline void head_backward_rows(const HeadBackwardA
     const Span span = slot_span(*args.rows, args.slots, blockIdx.x, Wide::GROUPS);
     NormSums<Wide> sums;
     clear(sums);
-    for (int row = span.first + Wide::group(); row < span.end; row += Wide::GROUPS) {
+    for (int first = span.first; first < span.end; first += Wide::GROUPS) {
+        const int row = first + Wide::group();
         Run du[Wide::RUNS];
-        row_backward<S, Wide>(args, row, true, sums, du);
+        row_backward<S, Wide>(args, row, row < span.end, sums, du);
     }
     assign_norm<Wide>(args, sums, reduction);
 }

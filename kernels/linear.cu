@@ -62,20 +62,26 @@ template <class B> union LinearShared {
     BiasGroups<B> groups;
 };
 
-// Finds the map that tile `tile` of the launch belongs to; `tile` becomes its number within the map. Copies by
-// constant index: arguments have no addresses.
+// Finds the map that tile `tile` of the launch belongs to; `tile` becomes its number within the map. Each word is
+// selected by itself: a map selected as a whole would make the compiler take the address of the arguments.
 template <class B> __device__ inline LinearMap find_map(const LinearArguments& args, int& tile) {
-    LinearMap map = args.maps[0];
+    constexpr int WORDS = sizeof(LinearMap) / sizeof(uint32_t);
+    uint32_t words[WORDS] = {};
     bool found = false;
 #pragma unroll
     for (int i = 0; i < LINEAR_MAPS; ++i) {
-        const int tiles = ceil_div(args.maps[i].outputs, B::ROWS) * ceil_div(args.maps[i].inputs, B::COLUMNS);
-        if (!found && tile < tiles) {
-            map = args.maps[i];
-            found = true;
-        }
+        const LinearMap map = args.maps[i];
+        const int tiles = ceil_div(map.outputs, B::ROWS) * ceil_div(map.inputs, B::COLUMNS);
+        const uint32_t chosen = !found && tile < tiles ? 0xffffffffu : 0u;
+        found = found || tile < tiles;
         if (!found) tile -= tiles;
+        uint32_t of_map[WORDS];
+        memcpy(of_map, &map, sizeof map);
+#pragma unroll
+        for (int k = 0; k < WORDS; ++k) words[k] |= of_map[k] & chosen;
     }
+    LinearMap map;
+    memcpy(&map, words, sizeof map);
     return map;
 }
 
@@ -105,7 +111,8 @@ __device__ inline void add_rows(float (&sums)[2], const Tile<S, ROWS, COLUMNS>& 
 }
 
 // Adds the groups up in order. Shared memory is free before and after.
-template <class B> __device__ inline void assign_bias(const float (&sums)[2], BiasGroups<B>& groups, int outputs, float* bias) {
+template <class B>
+__device__ inline void assign_bias(const float (&sums)[2], BiasGroups<B>& groups, int outputs, float* bias) {
     using Groups = BiasGroups<B>;
     store_pair(&groups.at[threadIdx.x / Groups::PAIRS][2 * (threadIdx.x % Groups::PAIRS)], sums[0], sums[1]);
     __syncthreads();
@@ -124,12 +131,12 @@ template <class B> __device__ inline void linear_gradients(const LinearArguments
     LinearStages<B>& stages = shared.stages;
     int tile = blockIdx.x;
     const LinearMap map = find_map<B>(args, tile);
-    const int slot = blockIdx.y, outputs = map.outputs, inputs = map.inputs;
-    if (slot >= map.slots) return;
+    const int slot = blockIdx.y, slots = map.slots, outputs = map.outputs, inputs = map.inputs;
+    if (slot >= slots) return;
     const int tiles_across = ceil_div(inputs, B::COLUMNS);
     const int output = tile / tiles_across * B::ROWS, input = tile % tiles_across * B::COLUMNS;
 
-    const Span span = slot_span(*map.rows, map.slots, slot, B::CHUNK);
+    const Span span = slot_span(*map.rows, slots, slot, B::CHUNK);
     const Rows<S> dy{static_cast<const S*>(map.upstream), nullptr, span.end, outputs};
     const Rows<S> x{static_cast<const S*>(map.input), map.tokens, span.end, inputs};
     typename B::Sum sum;

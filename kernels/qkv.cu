@@ -41,10 +41,10 @@ template <class B> __device__ inline void qkv_forward(const QkvArguments& args) 
     using Shared = LinearTileShared<B, AcrossOutputs>;
     Shared& shared = *reinterpret_cast<Shared*>(DYNAMIC_SHARED());
     const int width = args.width;
-    const int query_tiles = ceil_div(width, B::COLUMNS);
-    const bool query = blockIdx.x < query_tiles;
+    const int tile = blockIdx.x, query_tiles = ceil_div(width, B::COLUMNS);
+    const bool query = tile < query_tiles;
     const int outputs = query ? width : 2 * width;
-    const int column = (query ? blockIdx.x : blockIdx.x - query_tiles) * B::COLUMNS;
+    const int column = (query ? tile : tile - query_tiles) * B::COLUMNS;
     const int rows = query ? *args.queries : *args.tokens;
     const int row = blockIdx.y * B::ROWS;
     if (row >= rows) return;

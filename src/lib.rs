@@ -33,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod baseline;
 pub mod batch;
 pub mod bench;
 pub mod config;
@@ -44,8 +45,11 @@ pub mod eval;
 pub mod memory;
 pub mod model;
 pub mod philox;
+pub mod plot;
 pub mod recommend;
+pub mod report;
 pub mod serve;
+pub mod tracking;
 pub mod train;
 
 pub use config::Config;

@@ -16,6 +16,8 @@
 //! | order of windows | index | 0 | 0 | epoch |
 //! | initial weights | element / 4, low word | element / 4, high word | tensor | 0 |
 //! | offset of windows | 0 | 0 | user | epoch |
+//! | negatives: draws (low bits 0), lots of what draws have not reached (1) | draw, or item | position | user | 0 or 1 |
+//! | lots of validation users | 0 | 0 | user | 0 |
 //!
 //! `element` is token · D + channel. A block of 128 bits serves eight 16-bit or four 32-bit decisions.
 
@@ -39,6 +41,10 @@ pub enum Stream {
     Init = 5,
     /// Where a user's windows begin.
     WindowOffset = 6,
+    /// Negatives of rows that are ranked among a sample.
+    Negatives = 7,
+    /// Which users validate.
+    ValidUsers = 8,
 }
 
 impl Stream {

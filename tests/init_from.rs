@@ -285,7 +285,7 @@ fn runs_that_cannot_be_begun_from() {
     fs::write(sandbox.path("new.inter"), strange).unwrap();
     refused(2, &["none of its 50 items", "ITEM_ID_FIELD"]);
     let output = sandbox.run(&run_dir, &nightly.flags(&[], "--init_from=no/where"));
-    assert_fails(&output, 2, &["init_from", "no/where is no directory"]);
+    assert_fails(&output, 2, &["init_from", "no/where is neither a directory nor a file"]);
     let output = sandbox.run(old, &nightly.flags(&["--overwrite"], &init_from));
     assert_fails(&output, 2, &["run_dir itself"]);
     assert!(old.join("model.safetensors").exists());

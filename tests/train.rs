@@ -74,6 +74,10 @@ impl Engine for Eventful {
         self.engine.rank(batch, seen)
     }
 
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
+        self.engine.score(batch, items)
+    }
+
     fn state(&self) -> Result<Cow<'_, State>> {
         self.engine.state()
     }
@@ -113,7 +117,7 @@ fn config(folder: &Path) -> Config {
     config.model.max_len = 8;
     config.train.epochs = 5;
     config.train.eval_step = 2;
-    config.train.batch_size = BatchSize::Interactions(90);
+    config.train.batch_size = BatchSize::Interactions(70);
     config.eval.batch_size = 16;
     config.run.progress = Some(false);
     config.run.run_dir = Some(folder.join("run"));

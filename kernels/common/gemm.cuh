@@ -83,6 +83,9 @@ template <class S> struct Weight {
     int outputs;
     int inputs;
 };
+template <class S> __device__ inline Rows<S> rows_of(const Weight<S>& weight) {
+    return {weight.at, nullptr, weight.outputs, weight.inputs};
+}
 
 // Of y = x W^T: the product's columns are outputs, its inner dimension runs over inputs.
 struct AcrossOutputs {
@@ -91,7 +94,7 @@ struct AcrossOutputs {
 
     template <class B>
     static __device__ void copy(Chunk<B>& tile, const Weight<typename B::S>& weight, int column, int k) {
-        copy_rows_async<B::THREADS>(tile, Rows<typename B::S>{weight.at, nullptr, weight.outputs, weight.inputs}, column, k);
+        copy_rows_async<B::THREADS>(tile, rows_of(weight), column, k);
     }
     template <class B> static __device__ auto operand(const Chunk<B>& tile, int column) {
         return along_rows(tile, column);
@@ -105,7 +108,7 @@ struct AcrossInputs {
 
     template <class B>
     static __device__ void copy(Chunk<B>& tile, const Weight<typename B::S>& weight, int column, int k) {
-        copy_rows_async<B::THREADS>(tile, Rows<typename B::S>{weight.at, nullptr, weight.outputs, weight.inputs}, k, column);
+        copy_rows_async<B::THREADS>(tile, rows_of(weight), k, column);
     }
     template <class B> static __device__ auto operand(const Chunk<B>& tile, int column) {
         return along_columns(tile, 0, column);
@@ -131,8 +134,9 @@ __device__ inline void product(typename B::Sum& sum, Stages<B, Side, STAGES>& sh
 
 // sum += x W^T (AcrossOutputs) or dy W (AcrossInputs) for the tile at (row, column).
 template <class B, class Side, int STAGES>
-__device__ inline void linear_product(typename B::Sum& sum, Stages<B, Side, STAGES>& shared, const Rows<typename B::S>& left,
-                                      const Weight<typename B::S>& weight, int row, int column) {
+__device__ inline void linear_product(typename B::Sum& sum, Stages<B, Side, STAGES>& shared,
+                                      const Rows<typename B::S>& left, const Weight<typename B::S>& weight, int row,
+                                      int column) {
     product<B>(sum, shared, ceil_div(left.width, B::CHUNK), [&](int c, auto& left_tile, auto& right_tile) {
         copy_rows_async<B::THREADS>(left_tile, left, row, c * B::CHUNK);
         Side::template copy<B>(right_tile, weight, column, c * B::CHUNK);
@@ -148,8 +152,8 @@ template <class B, class Side, int STAGES> struct RightStages {
 // COLUMNS is a multiple of B::CHUNK. The threads need not have met a barrier since they wrote them.
 template <class B, class Side, int STAGES, int COLUMNS>
 __device__ inline void resident_product(typename B::Sum& sum, const Tile<typename B::S, B::ROWS, COLUMNS>& left,
-                                        RightStages<B, Side, STAGES>& shared, const Weight<typename B::S>& weight, int depth,
-                                        int column) {
+                                        RightStages<B, Side, STAGES>& shared, const Weight<typename B::S>& weight,
+                                        int depth, int column) {
     static_assert(COLUMNS % B::CHUNK == 0, "whole chunks");
     pipeline<STAGES>(
         ceil_div(depth, B::CHUNK),
@@ -205,7 +209,8 @@ __device__ inline void for_each_run(const typename B::Sum& sum, Patches<B>& patc
         __syncwarp();
 #pragma unroll
         for (int row = lane_index() / B::NT; row < 16; row += WARP / B::NT)
-            use(B::warp_row() + 16 * i + row, B::warp_column() + column, load_run(patch + row * Patches<B>::STRIDE + column));
+            use(B::warp_row() + 16 * i + row, B::warp_column() + column,
+                load_run(patch + row * Patches<B>::STRIDE + column));
         __syncwarp();
     }
 }

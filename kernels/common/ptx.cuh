@@ -55,7 +55,18 @@ template <int PENDING> __device__ inline void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-#endif  // the software GPU defines the same functions in softgpu.h
+// 2^x with an error of 2 units in the last place; results below the normal numbers are 0.
+__device__ inline float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+#else  // the software GPU defines the same functions in softgpu.h
+
+inline float exp2_fast(float x) { return exp2f(x); }
+
+#endif
 
 // Two floats as a pair of bf16, the first in the low half.
 __device__ inline uint32_t pack_bf16(float low, float high) {

@@ -8,9 +8,8 @@ struct Step {
     uint32_t tokens;
     uint32_t sequences;
     uint32_t rows;
-    // Number of segments: distinct items among the tokens, and among the targets.
+    // Number of segments: distinct items among the tokens.
     uint32_t token_segments;
-    uint32_t target_segments;
     // Dropout: number of the step and the two key words of the seed.
     uint32_t number;
     uint32_t key[2];
@@ -18,7 +17,7 @@ struct Step {
     float learning_rate;
     float mean_correction;
     float square_correction;
-    uint32_t unused;
+    uint32_t unused[2];
 };
 
 // Share and scale of dropout: an element is dropped where its 16-bit number is below `threshold` (0: nothing

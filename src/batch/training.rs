@@ -10,8 +10,9 @@ use std::sync::Arc;
 /// Makes any training batch of a run, from its epoch and index alone.
 ///
 /// An epoch visits every training interaction once. Its number of steps is the same in every epoch:
-/// - [`BatchSize::Interactions`]`(n)`: the training interactions divided by `n`, rounded up; each batch has
-///   an equal share of them, give or take half a window at either end.
+/// - [`BatchSize::Interactions`]`(n)`: the training interactions that have another before them (the rows that
+///   RecBole counts) divided by `n`, rounded up; each batch has an equal share of all interactions, give or
+///   take half a window at either end.
 /// - [`BatchSize::Sequences`]`(n)`: the windows divided by `n`, rounded up; the last batch is smaller. With
 ///   `shift_windows` their number varies, so the expected number is divided, and batch sizes vary with it.
 ///
@@ -35,6 +36,8 @@ pub struct TrainingBatches {
 #[derive(Default)]
 struct Totals {
     interactions: u64,
+    /// Interactions with another before them in what trains: RecBole's rows.
+    rows: u64,
     /// Windows without shift: the least there can be.
     windows: u64,
     /// Histories longer than `L`: a shift may give each one more window.
@@ -49,6 +52,7 @@ impl Totals {
         let mut totals = Totals::default();
         for length in train_lengths.iter().map(|&length| u64::from(length)) {
             totals.interactions += length;
+            totals.rows += length.saturating_sub(1);
             totals.windows += length.div_ceil(max_len);
             if tiling.shift && length > max_len {
                 totals.long += 1;
@@ -98,7 +102,7 @@ impl TrainingBatches {
             ));
         }
         let steps = match train.batch_size {
-            BatchSize::Interactions(n) => totals.interactions.div_ceil(n as u64),
+            BatchSize::Interactions(n) => totals.rows.div_ceil(n as u64).max(1),
             BatchSize::Sequences(n) => {
                 totals.expected.div_ceil((n as u64).saturating_mul(u64::from(max_len)))
             }

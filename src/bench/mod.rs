@@ -1,7 +1,8 @@
-//! What `b4r-bench` measures and models.
+//! What `b4r-bench` measures, models and compares.
 
 pub mod presets;
 pub mod roofline;
+pub mod runs;
 pub mod train;
 
 use crate::Result;
@@ -11,8 +12,9 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 pub fn command() -> Command {
     Command::new("b4r-bench")
         .version(clap::crate_version!())
-        .about("Measures b4r on generated sequences, and models what a GPU could do at best")
+        .about("Measures b4r on generated sequences, models what a GPU could do at best, and compares runs")
         .subcommand_required(true)
+        .subcommand(runs::command())
         .subcommand(
             Command::new("train")
                 .about("Real tokens a second of whole training steps: loading, masking, optimizer")
@@ -47,6 +49,9 @@ pub fn command() -> Command {
 /// Those of the subcommand.
 pub fn run(matches: &ArgMatches) -> Result<()> {
     let Some((subcommand, arguments)) = matches.subcommand() else { return Ok(()) };
+    if subcommand == "runs" {
+        return runs::run(arguments);
+    }
     let names = arguments.get_one::<String>("configs").map_or("", String::as_str).split(',');
     if subcommand == "roofline" {
         let chip = arguments.get_one::<String>("chip").map_or("", String::as_str);

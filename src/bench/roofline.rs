@@ -82,6 +82,90 @@ impl Shape {
     }
 }
 
+/// A model whose batch has sequences of full length only.
+struct Dense {
+    name: &'static str,
+    hidden_size: usize,
+    n_heads: usize,
+    n_layers: usize,
+    inner_size: usize,
+    items: usize,
+    max_len: usize,
+    sequences: usize,
+}
+
+/// Models of common benchmarks, from small and narrow to a million items.
+const DENSE: [Dense; 4] = [
+    Dense {
+        name: "ML-1M",
+        hidden_size: 64,
+        n_heads: 2,
+        n_layers: 2,
+        inner_size: 256,
+        items: 3418,
+        max_len: 200,
+        sequences: 256,
+    },
+    Dense {
+        name: "ML-20M",
+        hidden_size: 256,
+        n_heads: 8,
+        n_layers: 2,
+        inner_size: 1024,
+        items: 26_746,
+        max_len: 200,
+        sequences: 256,
+    },
+    Dense {
+        name: "ML-25M",
+        hidden_size: 128,
+        n_heads: 4,
+        n_layers: 6,
+        inner_size: 2048,
+        items: 59_047,
+        max_len: 512,
+        sequences: 128,
+    },
+    Dense {
+        name: "V-1M",
+        hidden_size: 128,
+        n_heads: 4,
+        n_layers: 2,
+        inner_size: 512,
+        items: 1_000_000,
+        max_len: 100,
+        sequences: 1024,
+    },
+];
+
+impl Dense {
+    /// A fifth of the positions is masked.
+    fn shape(&self) -> Shape {
+        let model = ModelConfig {
+            hidden_size: self.hidden_size,
+            n_heads: self.n_heads,
+            n_layers: self.n_layers,
+            inner_size: self.inner_size,
+            max_len: self.max_len,
+            ..ModelConfig::default()
+        };
+        let tokens = (self.sequences * self.max_len) as f64;
+        let rows = (0.2 * tokens).round();
+        Shape {
+            tokens,
+            rows,
+            pairs: tokens * self.max_len as f64,
+            row_pairs: rows * self.max_len as f64,
+            width: self.hidden_size as f64,
+            heads: self.n_heads as f64,
+            inner: self.inner_size as f64,
+            items: self.items as f64,
+            layers: self.n_layers,
+            parameters: ParameterTable::count(&model, self.items) as f64,
+        }
+    }
+}
+
 /// What a kernel does in one step, over all its launches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Work {
@@ -155,7 +239,7 @@ pub fn step(shape: &Shape) -> Vec<Work> {
     ledger.add("embedding_positions_backward", 0.0, t * d, 0.0, 0.0);
     let table = (v + 2.0) * d;
     ledger.add(
-        "item_softmax_table_backward",
+        "item_softmax_table",
         4.0 * p * d * v,
         table + 2.0 * p * d,
         FULL * (table + v),
@@ -164,7 +248,7 @@ pub fn step(shape: &Shape) -> Vec<Work> {
     ledger.add("embedding_scatter", 0.0, t * d, 8.0 * t, 0.0);
     ledger.add("gradient_norm", 0.0, 0.0, FULL * parameters, 0.0);
     // Reads gradient, weight and both moments; writes weight, moments and the copy that products read.
-    ledger.add("adamw", 0.0, parameters, 7.0 * FULL * parameters, 0.0);
+    ledger.add("adamw_update", 0.0, parameters, 7.0 * FULL * parameters, 0.0);
     ledger.0
 }
 
@@ -197,10 +281,13 @@ fn forward_layer(ledger: &mut Ledger, shape: &Shape, last: bool) {
 fn item_softmax(ledger: &mut Ledger, shape: &Shape) {
     let Shape { rows: p, width: d, items: v, .. } = *shape;
     let read = p * d + v * d;
-    ledger.add("item_softmax_forward", 2.0 * p * d * v, read, FULL * (2.0 * p + v), p * v);
+    ledger.add("item_softmax_forward", 2.0 * p * d * v, read, FULL * (3.0 * p + v), p * v);
+    // What blocks found in their splits of the items, counted for one split, is put together.
+    ledger.add("item_softmax_combine", 0.0, 0.0, FULL * 5.0 * p, 0.0);
     // Logits are made again.
     let full = FULL * (p + v);
-    ledger.add("item_softmax_rows_backward", 4.0 * p * d * v, read + p * d, full, p * v);
+    ledger.add("item_softmax_rows", 4.0 * p * d * v, read, full + FULL * p * d, p * v);
+    ledger.add("item_softmax_rows_combine", 0.0, p * d, FULL * p * d, 0.0);
 }
 
 fn backward_layer(ledger: &mut Ledger, shape: &Shape, last: bool) {
@@ -245,25 +332,31 @@ fn backward_layer(ledger: &mut Ledger, shape: &Shape, last: bool) {
     );
 }
 
-/// Prints the table of a preset's first batch on the chip of this name.
+/// Prints the table of a preset's first batch, or of one of the dense models, on the chip of this name.
 ///
 /// # Errors
 /// [`crate::Error::Config`] for an unknown preset.
 pub fn print(name: &str, chip: &str) -> Result<()> {
-    let preset = Preset::find(name)?;
     let Some(chip) = CHIPS.iter().find(|known| known.name == chip) else { return Ok(()) };
-    let (model, (sequences, split)) = (preset.model(0.1), preset.data());
-    let (sequences, split) = (Arc::new(sequences), Arc::new(split));
-    let batches = TrainingBatches::new(sequences, split, preset.items, &model, &preset.train())?;
-    let mut batch = Batch::default();
-    batches.epoch(0).batch(0, &mut batch);
-    let shape = Shape::new(&batch, &model, preset.items);
+    let shape = match DENSE.iter().find(|dense| dense.name == name) {
+        Some(dense) => dense.shape(),
+        None => of_preset(Preset::find(name)?)?,
+    };
     println!(
         "{name}: T {}, P {}, D {}, N {}, V {}; {} at its peak rates (a model, not a measurement)\n",
         shape.tokens, shape.rows, shape.width, shape.layers, shape.items, chip.name
     );
     println!("{}\n", table(&step(&shape), chip, shape.tokens));
     Ok(())
+}
+
+fn of_preset(preset: &Preset) -> Result<Shape> {
+    let (model, (sequences, split)) = (preset.model(0.1), preset.data());
+    let (sequences, split) = (Arc::new(sequences), Arc::new(split));
+    let batches = TrainingBatches::new(sequences, split, preset.items, &model, &preset.train())?;
+    let mut batch = Batch::default();
+    batches.epoch(0).batch(0, &mut batch);
+    Ok(Shape::new(&batch, &model, preset.items))
 }
 
 fn table(kernels: &[Work], chip: &Chip, tokens: f64) -> Table {
@@ -309,4 +402,37 @@ fn table(kernels: &[Work], chip: &Chip, tokens: f64) -> Table {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three times the forward products of every layer, softmax and head, plus what is computed twice.
+    #[test]
+    fn products_add_up() {
+        for dense in &DENSE {
+            let shape = dense.shape();
+            let Shape { tokens: t, rows: p, pairs, row_pairs, width: d, inner: f, .. } = shape;
+            let (full, last) = (shape.layers as f64 - 1.0, 1.0);
+            let products = |q: f64| 4.0 * t * d * d + 4.0 * q * d * d + 4.0 * q * d * f;
+            let layers = full * products(t) + last * products(p);
+            let attention = (full * pairs + last * row_pairs) * d;
+            // Attention: 4 forward, 14 backward; item softmax: logits three times, two products of gradients.
+            let expected = 3.0 * layers
+                + 18.0 * attention
+                + 10.0 * p * d * shape.items
+                + 3.0 * 2.0 * p * d * d;
+            let got: f64 = step(&shape).iter().map(|work| work.flops).sum();
+            assert!((got / expected - 1.0).abs() < 1e-12, "{}: {got:e}, {expected:e}", dense.name);
+        }
+    }
+
+    #[test]
+    fn launches_are_those_of_a_step() {
+        for dense in &DENSE {
+            let launches: usize = step(&dense.shape()).iter().map(|work| work.launches).sum();
+            assert_eq!(launches, 10 * dense.n_layers + 14);
+        }
+    }
 }

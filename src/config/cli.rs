@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::foreign::{FOREIGN, suggest};
 use super::keys::{self, Key, Section};
+use super::legacy;
 use super::parse::boolean;
 use super::resolve::{Entry, Place};
 use super::value::{Value, shorten};
@@ -48,6 +49,8 @@ const PARTS: &[&str] = &[
     "eval_args.split.LS",
     "eval_args.split.RS",
     "eval_args.split.TS",
+    "eval_args.mode.valid",
+    "eval_args.mode.test",
     "clip_grad_norm.max_norm",
     "clip_grad_norm.norm_type",
     "val_interval.rating",
@@ -99,7 +102,8 @@ pub fn command() -> Command {
             .action(ArgAction::SetTrue)
             .overrides_with(EXPLAIN),
     );
-    let extra = FOREIGN.iter().map(|foreign| foreign.name).chain(PARTS.iter().copied());
+    let extra = FOREIGN.iter().map(|foreign| foreign.name);
+    let extra = extra.chain(PARTS.iter().chain(legacy::NAMES).copied());
     for name in extra {
         let flag = text_flag(name).hide(true);
         command = command.arg(if name == "model" { flag.short('m') } else { flag });

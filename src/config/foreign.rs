@@ -84,14 +84,6 @@ pub const FOREIGN: &[Foreign] = &[
     ignored("dataset_save_path", ALWAYS_HERE),
     ignored("save_dataloaders", ALWAYS_HERE),
     ignored("dataloaders_save_path", ALWAYS_HERE),
-    Foreign {
-        name: "log_wandb",
-        satisfied_by: &["false"],
-        otherwise: Otherwise::Ignore(
-            "Weights & Biases is not supported; metrics.jsonl has the numbers",
-        ),
-    },
-    ignored("wandb_project", "Weights & Biases is not supported; metrics.jsonl has the numbers"),
     only(
         "shuffle",
         &["true"],
@@ -106,6 +98,7 @@ pub const FOREIGN: &[Foreign] = &[
         "only the full cross-entropy is available",
         "write loss_type: CE, or leave it out",
     ),
+    // RecBole itself stops at anything but null here.
     ignored("train_neg_sample_args", NO_NEGATIVES),
     ignored("neg_sampling", NO_NEGATIVES),
     ignored("training_neg_sample_num", NO_NEGATIVES),
@@ -133,28 +126,8 @@ pub const FOREIGN: &[Foreign] = &[
         "interactions are always in time order",
         "write order: TO, or leave it out",
     ),
-    ignored("eval_args.group_by", "leave-one-out always goes by user"),
     ignored("valid_metric_bigger", "it follows from the metric"),
     ignored("metric_decimal_place", UNROUNDED),
-    only(
-        "eval_setting",
-        &["to_ls,full", "to_ls, full"],
-        "this old spelling is only known as TO_LS,full",
-        "write eval_args: {split: {LS: valid_and_test}, order: TO, mode: full}",
-    ),
-    ignored("group_by_user", "leave-one-out always goes by user"),
-    only(
-        "split_ratio",
-        &[],
-        "splits by ratio are not available yet in this version",
-        "write eval_args: {split: {LS: valid_and_test}}",
-    ),
-    only(
-        "leave_one_num",
-        &["2"],
-        "leave-one-out always keeps two items back",
-        "write eval_args: {split: {LS: valid_and_test}}",
-    ),
     // Data.
     ignored("seq_separator", NO_FEATURES),
     ignored("seq_len", NO_FEATURES),
@@ -188,30 +161,6 @@ pub const FOREIGN: &[Foreign] = &[
         &[],
         "files split beforehand cannot be read yet in this version",
         "give the whole interaction file as dataset",
-    ),
-    only(
-        "min_user_inter_num",
-        &["0"],
-        "this old spelling is no longer read",
-        "write user_inter_num_interval: \"[5,inf)\"",
-    ),
-    only(
-        "min_item_inter_num",
-        &["0"],
-        "this old spelling is no longer read",
-        "write item_inter_num_interval: \"[5,inf)\"",
-    ),
-    only(
-        "max_user_inter_num",
-        &[],
-        "this old spelling is no longer read",
-        "write user_inter_num_interval: \"[0,100]\"",
-    ),
-    only(
-        "max_item_inter_num",
-        &[],
-        "this old spelling is no longer read",
-        "write item_inter_num_interval: \"[0,100]\"",
     ),
     // Knowledge graphs.
     ignored("HEAD_ENTITY_ID_FIELD", NO_GRAPHS),
@@ -288,6 +237,8 @@ const TRANSLATIONS: &[(&str, &[&str])] = &[
     ("field_separator", &["sep", "separator", "delimiter", "delim"]),
     ("eval_args.mode", &["eval_mode", "mode"]),
     ("eval_args.split", &["split"]),
+    ("eval_args.group_by", &["group_by"]),
+    ("eval_seed", &["negatives_seed", "sample_seed"]),
     ("show_progress", &["progress", "verbose", "progress_bar", "tqdm"]),
 ];
 

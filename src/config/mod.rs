@@ -5,11 +5,15 @@
 //! [`validate`](mod@validate) checks the outcome and [`explain`](mod@explain) writes it out.
 
 pub mod cli;
+pub mod evaluation;
 pub mod explain;
 pub mod foreign;
 pub mod keys;
+pub mod legacy;
 pub mod parse;
+pub mod protocol;
 pub mod resolve;
+mod settle;
 pub mod validate;
 pub mod value;
 pub mod yaml;
@@ -17,7 +21,9 @@ pub mod yaml;
 use std::fmt;
 use std::path::PathBuf;
 
+pub use evaluation::{EvalConfig, EvalUnit, Grouping, HeldOut, Metric, Mode, Shares, SplitRule};
 pub use explain::{differences, explain, to_yaml};
+pub use protocol::Protocol;
 pub use resolve::{CONFIG_FILE, Invocation, Resolved, invocation, parse, read, resolve};
 pub use validate::validate;
 
@@ -34,6 +40,13 @@ pub struct Config {
     pub eval: EvalConfig,
     /// Where and on what the run happens; of this, only `precision` changes the result.
     pub run: RunConfig,
+}
+
+impl Config {
+    /// Seed of negatives and validation users.
+    pub fn eval_seed(&self) -> u64 {
+        self.eval.seed.unwrap_or(self.train.seed)
+    }
 }
 
 /// Which interactions to read and how to prepare them.
@@ -248,13 +261,15 @@ pub struct TrainConfig {
     pub mask_ratio: f64,
     /// `ft_ratio`: share of windows that mask only their last item.
     pub last_item_ratio: f64,
+    /// `learner`: what `weight_decay` means.
+    pub learner: Learner,
     /// `learning_rate`: the peak.
     pub learning_rate: f64,
     /// `lr_schedule`.
     pub schedule: Schedule,
     /// `warmup_steps`: linear rise from 0.
     pub warmup_steps: u64,
-    /// `weight_decay`, decoupled; none on layer norms and biases.
+    /// `weight_decay`: see [`Learner`].
     pub weight_decay: f64,
     /// `adam_beta1`.
     pub beta1: f64,
@@ -277,6 +292,15 @@ pub enum BatchSize {
     Interactions(usize),
     /// Sequences (windows) a batch.
     Sequences(usize),
+}
+
+/// The optimizer: two readings of `weight_decay`, otherwise the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learner {
+    /// `adamw`: weights decay by themselves; layer norms and biases do not.
+    AdamW,
+    /// `adam`: the decay is added to the gradient of every weight, as RecBole and PyTorch do it.
+    Adam,
 }
 
 /// Learning rate after warm-up.
@@ -304,6 +328,7 @@ impl Default for TrainConfig {
             max_steps: None,
             mask_ratio: 0.2,
             last_item_ratio: 0.0,
+            learner: Learner::AdamW,
             learning_rate: 1e-3,
             schedule: Schedule::Constant,
             warmup_steps: 0,
@@ -318,85 +343,8 @@ impl Default for TrainConfig {
     }
 }
 
-/// How the model is judged.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EvalConfig {
-    /// `eval_args.split`.
-    pub split: SplitRule,
-    /// `metrics`.
-    pub metrics: Vec<Metric>,
-    /// `topk`: cut-offs, ascending.
-    pub topk: Vec<usize>,
-    /// `valid_metric`: decides which epoch is best.
-    pub valid_metric: (Metric, usize),
-    /// `filter_seen`: whether items of the history are left out of the ranking.
-    pub filter_seen: bool,
-    /// `eval_batch_size`: sequences scored at once.
-    pub batch_size: usize,
-}
-
-/// How interactions are divided into training, validation and test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SplitRule {
-    /// `LS: valid_and_test`: last item test, the one before it validation.
-    LeaveOneOut,
-}
-
-/// Ranking metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric {
-    /// Share of a row's targets that were found.
-    Recall,
-    /// Whether any target was found.
-    Hit,
-    /// Normalised discounted cumulative gain.
-    Ndcg,
-    /// Reciprocal rank of the first target found.
-    Mrr,
-    /// Mean average precision.
-    Map,
-    /// Share of the list that are targets.
-    Precision,
-}
-
-impl Metric {
-    /// All, in the order of the result table.
-    pub const ALL: [Metric; 6] =
-        [Metric::Recall, Metric::Hit, Metric::Ndcg, Metric::Mrr, Metric::Map, Metric::Precision];
-
-    /// Lower-case name, as in result keys.
-    pub fn name(self) -> &'static str {
-        match self {
-            Metric::Recall => "recall",
-            Metric::Hit => "hit",
-            Metric::Ndcg => "ndcg",
-            Metric::Mrr => "mrr",
-            Metric::Map => "map",
-            Metric::Precision => "precision",
-        }
-    }
-
-    /// Key of the value at cut-off `k`, such as `ndcg@10`.
-    pub fn key(self, k: usize) -> String {
-        format!("{}@{k}", self.name())
-    }
-}
-
-impl Default for EvalConfig {
-    fn default() -> Self {
-        EvalConfig {
-            split: SplitRule::LeaveOneOut,
-            metrics: Metric::ALL.to_vec(),
-            topk: vec![5, 10, 20],
-            valid_metric: (Metric::Ndcg, 10),
-            filter_seen: true,
-            batch_size: 256,
-        }
-    }
-}
-
 /// Where and on what the run happens; of this, only `precision` changes the result.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunConfig {
     /// `run_dir`; `None` makes one below `runs`, see [`crate::train::rundir::locate`].
     pub run_dir: Option<PathBuf>,
@@ -412,6 +360,26 @@ pub struct RunConfig {
     pub precision: Option<Precision>,
     /// `show_progress`.
     pub progress: Option<bool>,
+    /// `log_wandb`.
+    pub log_wandb: bool,
+    /// `wandb_project`.
+    pub wandb_project: String,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        RunConfig {
+            run_dir: None,
+            resume: false,
+            overwrite: false,
+            threads: 0,
+            device: Device::default(),
+            precision: None,
+            progress: None,
+            log_wandb: false,
+            wandb_project: "b4r".to_string(),
+        }
+    }
 }
 
 /// What computes.

@@ -220,14 +220,38 @@ pub fn interval_text(interval: &Interval) -> Value {
 
 /// A metric's name, upper or lower case.
 pub fn metric(value: &Value) -> Parsed<Metric> {
-    choice(value, &Metric::ALL.map(|metric| (metric.name(), metric)))
+    let of_labels = ["auc", "mae", "rmse", "logloss"];
+    match value {
+        Value::Text(name) if of_labels.contains(&name.trim().to_ascii_lowercase().as_str()) => {
+            Err(Problem::new(
+                format!(
+                    "`{}` compares scores with labels, and interactions have none",
+                    value.brief()
+                ),
+                "use ranking metrics, such as ndcg or gauc",
+            ))
+        }
+        other => choice(other, &Metric::ALL.map(|metric| (metric.name(), metric))),
+    }
 }
 
-/// A metric with its cut-off, such as `NDCG@10`.
+/// A metric with its cut-off, such as `NDCG@10`; the cut-off is 0 where the metric has none.
 pub fn metric_at(value: &Value) -> Parsed<(Metric, usize)> {
     let text = text(value)?;
-    let (name, k) = text.split_once('@').ok_or_else(|| {
-        Problem::unreadable(value, "a metric with its cut-off", "write it as NDCG@10")
-    })?;
-    Ok((metric(&name.into())?, size(&k.into(), 1)?))
+    let (name, k) = match text.split_once('@') {
+        Some((name, k)) => (name, Some(k)),
+        None => (text.as_str(), None),
+    };
+    let named = metric(&name.into());
+    match (k, named) {
+        (None, Ok(metric)) if !metric.has_cutoff() => Ok((metric, 0)),
+        (None, _) => {
+            Err(Problem::unreadable(value, "a metric with its cut-off", "write it as NDCG@10"))
+        }
+        (Some(_), Ok(metric)) if !metric.has_cutoff() => Err(Problem::new(
+            format!("`{}`: this metric has no cut-off", value.brief()),
+            format!("write {}", metric.name()),
+        )),
+        (Some(k), named) => Ok((named?, size(&k.into(), 1)?)),
+    }
 }

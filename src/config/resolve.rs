@@ -9,8 +9,8 @@ use super::foreign::{self, Otherwise};
 use super::keys::{self, Key, Scope, Section};
 use super::parse::Problem;
 use super::value::{Value, shorten};
-use super::{Config, Device, Metric, cli, validate, yaml};
-use crate::train::rundir;
+use super::{Config, EvalConfig, Protocol, cli, legacy, parse as parsers, settle, validate, yaml};
+use crate::train::{recbole_file, rundir};
 use crate::{Error, Result};
 
 /// Name of the configuration in a run directory.
@@ -119,9 +119,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Config> {
 }
 
 fn complete(entries: &[Entry]) -> Result<Config> {
-    let mut draft = Draft::default();
-    draft.apply_source(entries)?;
-    Ok(draft.finish()?.config)
+    Ok(resolve_sources(&[entries.to_vec()])?.config)
 }
 
 fn resolve_arguments(arguments: &cli::Arguments) -> Result<Resolved> {
@@ -147,50 +145,73 @@ fn resolve_arguments(arguments: &cli::Arguments) -> Result<Resolved> {
             stored_found = true;
         }
     }
-    if !stored_found && let Some(run) = &resolved.config.train.init_from {
-        let file = run.join(CONFIG_FILE);
-        // Without it `init_from` fails later, with all that is missing there.
-        if file.is_file() {
-            sources.insert(0, network_of(&file)?);
-            resolved = resolve_sources(&sources)?;
-        }
+    if !stored_found && let Some(place) = &resolved.config.train.init_from {
+        sources.insert(0, network_of(place)?);
+        resolved = resolve_sources(&sources)?;
     }
     require_epochs(&resolved)?;
     resolved.explain = arguments.explain;
     Ok(resolved)
 }
 
-/// What the configuration of another run says about the network: weights fit no other.
-fn network_of(file: &Path) -> Result<Vec<Entry>> {
-    let mut entries = yaml::read(file)?;
+/// What another run's configuration, or a file from RecBole, says about the network: weights fit no other.
+fn network_of(place: &Path) -> Result<Vec<Entry>> {
+    let file = place.join(CONFIG_FILE);
+    if place.is_file() {
+        return recbole_file::network(place);
+    }
+    if !file.is_file() {
+        // `init_from` fails later, with all that is missing there.
+        return Ok(Vec::new());
+    }
+    let mut entries = yaml::read(&file)?;
     entries.retain(|entry| keys::find(&entry.key).is_some_and(|key| key.section == Section::Model));
     Ok(entries)
 }
 
 /// Nothing stops a run early that never validates, and the default number of epochs counts on being stopped.
 fn require_epochs(resolved: &Resolved) -> Result<()> {
-    if !resolved.config.data.all_data || resolved.origins.contains_key("epochs") {
+    let Config { data, eval, .. } = &resolved.config;
+    let (validates, _) = eval.split.parts();
+    if (!data.all_data && validates) || resolved.origins.contains_key("epochs") {
         return Ok(());
     }
+    let what = if data.all_data { "all_data, which has" } else { "a split that has" };
     Err(Error::config(
         "epochs",
-        "has to be given with all_data, which has no validation to end training",
+        format!("has to be given with {what} no validation to end training"),
         "give the best_epoch of a run that did validate (its results.json has it); after init_from, a few",
     ))
 }
 
 fn resolve_sources(sources: &[Vec<Entry>]) -> Result<Resolved> {
-    let mut draft = Draft::default();
+    let mut draft = Draft { base: protocol_of(sources)?, ..Draft::default() };
+    draft.resolved.config.eval = draft.base.clone();
     for source in sources {
-        draft.apply_source(source)?;
+        let legacy::Rewritten { entries, notes } = legacy::rewrite(source.clone())?;
+        draft.resolved.notes.extend(notes);
+        draft.apply_source(&entries)?;
     }
     draft.finish()
+}
+
+/// What evaluation begins from: the protocol that is named last, wherever the other keys stand.
+fn protocol_of(sources: &[Vec<Entry>]) -> Result<EvalConfig> {
+    let Some(entry) = sources.iter().flatten().rfind(|entry| entry.key == "protocol") else {
+        return Ok(EvalConfig::default());
+    };
+    let named = |value: &Value| parsers::choice(value, &Protocol::NAMES);
+    let protocol =
+        parsers::optional(&entry.value, named).map_err(|problem| problem_at(entry, problem))?;
+    Ok(protocol.map_or_else(EvalConfig::default, Protocol::config))
 }
 
 /// A configuration in the making.
 #[derive(Default)]
 struct Draft {
     resolved: Resolved,
+    /// Evaluation before any other key: the defaults, or a protocol.
+    base: EvalConfig,
     /// Last value of each key as written, for checks across keys.
     written: BTreeMap<&'static str, Value>,
 }
@@ -227,10 +248,13 @@ impl Draft {
         seen: &mut BTreeMap<&'static str, Value>,
     ) -> Result<()> {
         match &entry.value {
-            Value::Map(fields) => fields.iter().try_for_each(|(field, value)| {
-                let key = format!("eval_args.{field}");
-                self.apply(&Entry { key, value: value.clone(), place: entry.place.clone() }, seen)
-            }),
+            Value::Map(fields) => {
+                self.replace_eval_args(entry);
+                fields.iter().try_for_each(|(field, value)| {
+                    let (key, place) = (format!("eval_args.{field}"), entry.place.clone());
+                    self.apply(&Entry { key, value: value.clone(), place }, seen)
+                })
+            }
             value if value.is_null() => Ok(()),
             value => Err(problem_at(
                 entry,
@@ -239,6 +263,27 @@ impl Draft {
                     "write eval_args: {split: {LS: valid_and_test}, order: TO, mode: full}",
                 ),
             )),
+        }
+    }
+
+    /// A mapping replaces what an earlier source says about `eval_args`, as in RecBole; what it leaves out
+    /// becomes our default, or the protocol's.
+    fn replace_eval_args(&mut self, entry: &Entry) {
+        let earlier = |place: &Place| match (place, &entry.place) {
+            (Place::File { path, .. }, Place::File { path: this, .. }) => path != this,
+            (Place::File { .. }, Place::Flag) => true,
+            (Place::Flag, _) => false,
+        };
+        let of_eval_args = |name: &str| name.starts_with("eval_args.");
+        let origins = &mut self.resolved.origins;
+        if origins.iter().any(|(name, place)| of_eval_args(name) && earlier(place)) {
+            let note =
+                format!("eval_args ({}): replaces the whole of an earlier eval_args", entry.place);
+            self.resolved.notes.push(note);
+            origins.retain(|name, _| !of_eval_args(name));
+            let eval = &mut self.resolved.config.eval;
+            (eval.split, eval.grouping) = (self.base.split, self.base.grouping);
+            (eval.valid_mode, eval.test_mode) = (self.base.valid_mode, self.base.test_mode);
         }
     }
 
@@ -289,10 +334,7 @@ impl Draft {
 
     /// Checks across keys, then the ranges of all values.
     fn finish(mut self) -> Result<Resolved> {
-        self.check_learner()?;
-        self.check_rating_field()?;
-        self.translate_gpu_keys();
-        self.compute_valid_metric();
+        settle::settle(&mut self.resolved, &self.written)?;
         let origins = &self.resolved.origins;
         validate::validate(&self.resolved.config).map_err(|error| match error {
             Error::Config { key, problem, remedy } => {
@@ -303,77 +345,6 @@ impl Draft {
             other => other,
         })?;
         Ok(self.resolved)
-    }
-
-    /// RecBole's `adam` adds the decay to the gradient, which is another optimizer unless it is 0.
-    fn check_learner(&self) -> Result<()> {
-        let adam = self.written.get("learner").is_some_and(
-            |value| matches!(value, Value::Text(name) if name.trim().eq_ignore_ascii_case("adam")),
-        );
-        if adam && self.resolved.config.train.weight_decay != 0.0 {
-            return Err(Error::config(
-                "learner",
-                "adam with weight_decay would add the decay to the gradient; only decoupled decay \
-                 is available",
-                "write learner: adamw, or weight_decay: 0",
-            ));
-        }
-        Ok(())
-    }
-
-    fn check_rating_field(&self) -> Result<()> {
-        let Some(Value::Map(fields)) = self.written.get("val_interval") else { return Ok(()) };
-        let rating = self.resolved.config.data.rating_field.as_deref();
-        match fields.iter().find(|(field, _)| Some(field.as_str()) != rating) {
-            Some((field, _)) => Err(Error::config(
-                "val_interval",
-                format!("`{}` is not the rating column", shorten(field)),
-                "only ratings can be filtered by value; name the column in RATING_FIELD",
-            )),
-            None => Ok(()),
-        }
-    }
-
-    /// RecBole's `use_gpu` and `gpu_id`: a GPU only where there is one, so never more than `auto`; `device`
-    /// wins over both.
-    fn translate_gpu_keys(&mut self) {
-        let [use_gpu, gpu_id] = ["use_gpu", "gpu_id"].map(|name| self.written.get(name));
-        if use_gpu.is_none() && gpu_id.is_none() {
-            return;
-        }
-        let asked = gpu_id.and_then(|value| keys::gpu_id(value).ok()).unwrap_or_default();
-        let refused = use_gpu.is_some_and(|value| super::parse::boolean(value) == Ok(false));
-        let meant = if refused { Device::Cpu } else { asked };
-        let resolved = &mut self.resolved;
-        if !self.written.contains_key("device") {
-            resolved.config.run.device = meant;
-        } else if resolved.config.run.device != meant {
-            let device = resolved.config.run.device;
-            resolved.notes.push(format!("use_gpu, gpu_id: ignored: device is {device}"));
-        }
-    }
-
-    /// The metric that picks the best epoch has to be among those computed.
-    fn compute_valid_metric(&mut self) {
-        let eval = &mut self.resolved.config.eval;
-        let (metric, k) = eval.valid_metric;
-        let mut added = false;
-        if !eval.metrics.contains(&metric) {
-            let mut metrics = eval.metrics.clone();
-            metrics.push(metric);
-            eval.metrics = Metric::ALL.into_iter().filter(|m| metrics.contains(m)).collect();
-            added = true;
-        }
-        if let Err(position) = eval.topk.binary_search(&k) {
-            eval.topk.insert(position, k);
-            added = true;
-        }
-        if added {
-            self.resolved.notes.push(format!(
-                "valid_metric: {} is computed in addition to metrics and topk",
-                metric.key(k)
-            ));
-        }
     }
 }
 
@@ -419,7 +390,7 @@ fn check_pairs(seen: &BTreeMap<&'static str, Value>, entries: &[Entry]) -> Resul
     Ok(())
 }
 
-fn problem_at(entry: &Entry, problem: Problem) -> Error {
+pub(super) fn problem_at(entry: &Entry, problem: Problem) -> Error {
     let mut name = shorten(&entry.key);
     if let Some(key) = keys::find(&entry.key)
         && let ([alias, ..], Place::Flag) = (key.aliases, &entry.place)

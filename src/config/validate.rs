@@ -3,8 +3,8 @@
 use super::keys;
 use super::parse::MAX_SIZE;
 use super::{
-    BatchSize, Config, DataConfig, Device, EvalConfig, ModelConfig, Precision, RunConfig,
-    TrainConfig,
+    BatchSize, Config, DataConfig, Device, EvalConfig, EvalUnit, HeldOut, ModelConfig, Precision,
+    RunConfig, SplitRule, TrainConfig,
 };
 use crate::{Error, Result};
 
@@ -177,9 +177,9 @@ fn train(train: &TrainConfig) -> Result<()> {
     let limit = MAX_SIZE as usize;
     init_from(train)?;
     require(
-        train.epochs >= 1,
+        train.epochs >= 1 || train.init_from.is_some(),
         "epochs",
-        || "0 epochs train nothing".to_string(),
+        || "0 epochs train nothing, and there are no weights of init_from to judge".to_string(),
         "write at least 1; --max_steps ends even earlier",
     )?;
     match train.batch_size {
@@ -252,12 +252,34 @@ fn eval(eval: &EvalConfig) -> Result<()> {
     )?;
     let (metric, k) = eval.valid_metric;
     require(
-        eval.metrics.contains(&metric) && eval.topk.contains(&k),
+        eval.metrics.contains(&metric) && (eval.topk.contains(&k) || !metric.has_cutoff()),
         "valid_metric",
         || format!("{} is not among metrics and topk", metric.key(k)),
         "add it to metrics and topk",
     )?;
+    positive("tail_ratio", eval.tail_ratio, "0.1")?;
+    protocol(eval)?;
     size("eval_batch_size", eval.batch_size, 1, limit)
+}
+
+/// What has to hold between split, unit and the rest.
+fn protocol(eval: &EvalConfig) -> Result<()> {
+    let both = eval.split == SplitRule::LeaveOneOut(HeldOut::ValidAndTest);
+    require(
+        eval.valid_users.is_none() || both,
+        "valid_users",
+        || "only leave-one-out can leave users out of validation".to_string(),
+        "leave it out, or write eval_args: {split: {LS: valid_and_test}}",
+    )?;
+    if let Some(users) = eval.valid_users {
+        size("valid_users", users, 1, MAX_SIZE as usize)?;
+    }
+    require(
+        eval.unit == EvalUnit::Row || !eval.filter_seen,
+        "filter_seen",
+        || "contradicts eval_unit: recbole, since RecBole ranks seen items too".to_string(),
+        "leave filter_seen out, or write eval_unit: row",
+    )
 }
 
 fn run(run: &RunConfig) -> Result<()> {

@@ -10,11 +10,12 @@ use super::item_softmax::Problem;
 use super::lane::{Randomness, View};
 use super::passes::Lane;
 use super::rank;
+use super::top_k::{Entry, NotFinite};
 use super::vector::{add_scaled, vectorized};
 use crate::batch::Batch;
-use crate::config::{ModelConfig, TrainConfig};
+use crate::config::{Learner, ModelConfig, TrainConfig};
 use crate::model::backward::backward;
-use crate::model::engine::{Engine, State, Step, StepOutcome};
+use crate::model::engine::{Engine, State, Step, StepOutcome, not_finite};
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
@@ -57,6 +58,7 @@ struct Optimizer {
     betas: (f64, f64),
     epsilon: f64,
     weight_decay: f32,
+    learner: Learner,
     clip_norm: Option<f64>,
 }
 
@@ -86,6 +88,7 @@ impl CpuEngine {
                 betas: (train.beta1, train.beta2),
                 epsilon: train.epsilon,
                 weight_decay: train.weight_decay as f32,
+                learner: train.learner,
                 clip_norm: train.clip_norm,
             },
             state,
@@ -216,8 +219,9 @@ impl CpuEngine {
             Some(bound) if gradient_norm > bound => (bound / gradient_norm) as f32,
             _ => 1.0,
         };
-        let Optimizer { betas, epsilon, weight_decay, .. } = self.optimizer;
-        let adamw = AdamW::new(step.number, step.learning_rate, betas, epsilon, scale);
+        let Optimizer { betas, epsilon, weight_decay, learner, .. } = self.optimizer;
+        let mut adamw = AdamW::new(step.number, step.learning_rate, betas, epsilon, scale);
+        adamw.coupled = learner == Learner::Adam;
         let table = &self.table;
         let State { parameters, first_moment, second_moment } = &mut self.state;
         let gradient = &self.gradient;
@@ -233,7 +237,8 @@ impl CpuEngine {
                     while done < p.len() {
                         let tensor = table.tensor_at(block * ARENA_BLOCK + done);
                         let end = (tensor.range().end - block * ARENA_BLOCK).min(p.len());
-                        let decay = if tensor.decay { weight_decay } else { 0.0 };
+                        let decays = tensor.decay || adamw.coupled;
+                        let decay = if decays { weight_decay } else { 0.0 };
                         let span = done..end;
                         let (p, g) = (&mut p[span.clone()], &g[span.clone()]);
                         adamw.update(decay, p, g, &mut m[span.clone()], &mut v[span]);
@@ -303,6 +308,24 @@ impl Engine for CpuEngine {
             );
         });
         Ok(ranks)
+    }
+
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
+        self.forward(batch, None);
+        let d = self.model.hidden_size;
+        let (rows, parameters) = (&self.lanes.head_rows, &self.state.parameters);
+        let problem = problem(&self.table, parameters, rows, &[], self.items, d);
+        Ok(self.pool.install(|| scorer::scores(&problem, items)).concat())
+    }
+
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
+        self.forward(batch, None);
+        let d = self.model.hidden_size;
+        let (rows, parameters) = (&self.lanes.head_rows, &self.state.parameters);
+        let problem = problem(&self.table, parameters, rows, &[], self.items, d);
+        let best = self.pool.install(|| scorer::top_k_of(&problem, seen, k.min(self.items)));
+        let items = |row: Vec<Entry>| row.into_iter().map(|entry| entry.item).collect();
+        Ok(best.map_err(|NotFinite| not_finite())?.into_iter().map(items).collect())
     }
 
     fn state(&self) -> Result<Cow<'_, State>> {

@@ -127,7 +127,6 @@ struct Places {
     targets: usize,
     row_of_token: usize,
     token_segments: [usize; 3],
-    target_segments: [usize; 3],
     total: usize,
 }
 
@@ -148,7 +147,6 @@ impl Places {
         let targets = take(rows);
         let row_of_token = take(tokens);
         let token_segments = [take(tokens), take(tokens + 1), take(tokens)];
-        let target_segments = [take(rows), take(rows + 1), take(rows)];
         Places {
             ids,
             positions,
@@ -158,7 +156,6 @@ impl Places {
             targets,
             row_of_token,
             token_segments,
-            target_segments,
             total: places.total,
         }
     }
@@ -211,7 +208,6 @@ impl BatchSlot {
             sequences: needed.sequences as u32,
             rows: needed.rows as u32,
             token_segments: batch.token_segments.keys.len() as u32,
-            target_segments: batch.target_segments.keys.len() as u32,
             ..step
         };
         let places = self.places;
@@ -226,14 +222,10 @@ impl BatchSlot {
         put(places.rows, &batch.rows);
         put(places.cu_rows, &batch.cu_rows);
         put(places.targets, &batch.targets);
-        for (places, segments) in [
-            (places.token_segments, &batch.token_segments),
-            (places.target_segments, &batch.target_segments),
-        ] {
-            put(places[0], &segments.keys);
-            put(places[1], &segments.offsets);
-            put(places[2], &segments.indices);
-        }
+        let segments = &batch.token_segments;
+        put(places.token_segments[0], &segments.keys);
+        put(places.token_segments[1], &segments.offsets);
+        put(places.token_segments[2], &segments.indices);
         let row_of_token = &mut words[places.row_of_token..][..needed.tokens];
         row_of_token.fill(u32::MAX);
         for (row, &token) in (0u32..).zip(&batch.rows) {
@@ -294,17 +286,9 @@ impl BatchSlot {
 
     /// Tokens by item.
     pub fn token_segments(&self) -> Segments {
-        self.segments(self.places.token_segments, self.capacity.tokens, Size::TokenSegments)
-    }
-
-    /// Rows by target.
-    pub fn target_segments(&self) -> Segments {
-        self.segments(self.places.target_segments, self.capacity.rows, Size::TargetSegments)
-    }
-
-    fn segments(&self, places: [usize; 3], most: usize, size: Size) -> Segments {
+        let (places, most) = (self.places.token_segments, self.capacity.tokens);
         Segments {
-            count: Count { size, most },
+            count: Count { size: Size::TokenSegments, most },
             keys: self.block.part(places[0], most),
             offsets: self.block.part(places[1], most + 1),
             indices: self.block.part(places[2], most),

@@ -13,15 +13,16 @@ use super::item_softmax::{self, Problem};
 use super::memory::{Memory, Slice, Storage};
 use super::operands::Launcher;
 use super::passes::Passes;
-use super::rank::{self, Seen};
+use super::ranking::{OutputTable, Ranking};
 use super::step::StepBlock;
+use super::top_k::MOST_BEST;
 use super::weights::{Slots, Weights};
 use super::workspace::Workspace;
 use crate::batch::Batch;
-use crate::config::{ModelConfig, TrainConfig};
+use crate::config::{Learner, ModelConfig, TrainConfig};
 use crate::model::activations::Activations;
 use crate::model::backward::backward;
-use crate::model::engine::{Engine, MOST_PENDING, State, Step, StepOutcome};
+use crate::model::engine::{Engine, MOST_PENDING, State, Step, StepOutcome, top_k_by_score};
 use crate::model::forward::forward;
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
@@ -34,20 +35,27 @@ use std::sync::Arc;
 /// Steps that run kernel by kernel before the first is captured: every kernel has then been loaded.
 const EAGER_STEPS: u64 = 1;
 
+/// Rows of a batch, for choosing how many parts the output table's gradient is summed in.
+const USUAL_ROWS: usize = 2048;
+
 /// The model on a GPU, activations and matrices stored as `S`.
 pub struct CudaEngine<S> {
-    model: ModelConfig,
-    table: ParameterTable,
-    items: usize,
+    pub(super) model: ModelConfig,
+    pub(super) table: ParameterTable,
+    pub(super) items: usize,
     constants: AdamW,
-    weights: Weights<S>,
+    pub(super) weights: Weights<S>,
     training: Option<Training>,
-    ranking: Option<Ranking>,
+    pub(super) ranking: Option<Ranking>,
+    /// Of the weights as they are; `None` until somebody asks for scores.
+    pub(super) output: Option<OutputTable>,
+    /// Splits of the item softmax: those of the first capacity for good, since the order of sums depends on them.
+    splits: Option<usize>,
     /// Outcomes that were read before anyone asked.
     ready: Vec<StepOutcome>,
     /// Whether steps are captured and replayed.
     graphs: bool,
-    device: Device,
+    pub(super) device: Device,
 }
 
 /// What only training needs.
@@ -79,12 +87,6 @@ struct Pending {
     rows: usize,
 }
 
-/// What only ranking needs.
-struct Ranking {
-    workspace: Workspace,
-    batch: BatchSlot,
-}
-
 impl<S: Storage> CudaEngine<S> {
     /// A model with freshly drawn weights on `device`, the same as on the CPU.
     ///
@@ -97,7 +99,7 @@ impl<S: Storage> CudaEngine<S> {
         items: usize,
     ) -> Result<Self> {
         let table = ParameterTable::new(model, items);
-        let weights = Weights::new(&device, &table, slots(&device, model))?;
+        let weights = Weights::new(&device, &table, slots(&device, model, items))?;
         weights.load(&device, &initial_parameters(&table, model.initializer_range, train.seed))?;
         Ok(CudaEngine {
             model: model.clone(),
@@ -106,12 +108,15 @@ impl<S: Storage> CudaEngine<S> {
                 betas: (train.beta1, train.beta2),
                 epsilon: train.epsilon,
                 weight_decay: train.weight_decay,
+                coupled: train.learner == Learner::Adam,
                 clip_norm: train.clip_norm,
             },
             weights,
             table,
             training: None,
             ranking: None,
+            output: None,
+            splits: None,
             ready: Vec::new(),
             graphs: true,
             device,
@@ -135,10 +140,7 @@ impl<S: Storage> CudaEngine<S> {
             let slots: u64 = training.slots.iter().map(|slot| slot.batch.bytes()).sum();
             training.workspace.bytes() + slots
         });
-        let ranking = self
-            .ranking
-            .as_ref()
-            .map_or(0, |ranking| ranking.workspace.bytes() + ranking.batch.bytes());
+        let ranking = self.ranking.as_ref().map_or(0, Ranking::bytes);
         let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
         format!(
             "memory of {}: {} MiB for weights, moments and gradients, {} for training batches, {} for ranking; \
@@ -151,7 +153,8 @@ impl<S: Storage> CudaEngine<S> {
         )
     }
 
-    /// Allocates what training steps of up to `capacity` need, unless there is as much already.
+    /// Allocates what training steps of up to `capacity` need, unless there is as much already. The last bits of
+    /// results depend on the capacity that is reserved first, so that should follow from the configuration alone.
     ///
     /// # Errors
     /// [`Error::Memory`] that names the buffer; [`Error::Device`].
@@ -168,33 +171,13 @@ impl<S: Storage> CudaEngine<S> {
         self.read_outcomes()?;
         self.device.synchronize()?;
         self.training = None;
-        let training = Training::new::<S>(
-            &self.device,
-            &self.model,
-            self.items,
-            self.weights.arenas.chunks.len,
-            capacity,
-            submitted,
-        )?;
-        self.training = Some(training);
-        Ok(())
-    }
-
-    /// Allocates what ranking of batches of up to `capacity` needs, unless there is as much already.
-    ///
-    /// # Errors
-    /// As [`Self::reserve_training`].
-    pub fn reserve_ranking(&mut self, capacity: Capacity) -> Result<()> {
-        let capacity = match &self.ranking {
-            Some(ranking) if ranking.workspace.capacity.holds(&capacity) => return Ok(()),
-            Some(ranking) => capacity.union(ranking.workspace.capacity),
-            None => capacity,
-        };
-        self.device.synchronize()?;
-        self.ranking = None;
-        let workspace = Workspace::inference::<S>(&self.device, &self.model, self.items, capacity)?;
-        let batch = BatchSlot::new(&self.device, capacity)?;
-        self.ranking = Some(Ranking { workspace, batch });
+        let multiprocessors = self.device.multiprocessors();
+        let splits = *self.splits.get_or_insert_with(|| {
+            item_softmax::splits(capacity.rows, self.items, multiprocessors)
+        });
+        let workspace = Workspace::training::<S>(&self.device, &self.model, capacity, splits)?;
+        let chunks = self.weights.arenas.chunks.len;
+        self.training = Some(Training::new(&self.device, workspace, chunks, submitted)?);
         Ok(())
     }
 
@@ -264,32 +247,11 @@ impl<S: Storage> CudaEngine<S> {
         };
         Ok(Error::NonFinite { step: step.number, tensor, learning_rate: step.learning_rate })
     }
-
-    /// Lists of up to `rows` rows.
-    fn seen(&self, memory: &mut Memory, seen: &[&[u32]], rows: usize) -> Result<Seen> {
-        let mut offsets = vec![0];
-        let mut items = Vec::new();
-        for list in seen {
-            items.extend_from_slice(list);
-            offsets.push(items.len() as u32);
-        }
-        offsets.resize(rows + 1, items.len() as u32);
-        Ok(Seen {
-            offsets: memory.take_copy(&self.device, "lists of seen items", &offsets)?,
-            items: memory.take_copy(&self.device, "seen items", &items)?,
-        })
-    }
 }
 
 impl Training {
-    fn new<S: Storage>(
-        device: &Device,
-        model: &ModelConfig,
-        items: usize,
-        chunks: usize,
-        capacity: Capacity,
-        submitted: u64,
-    ) -> Result<Self> {
+    fn new(device: &Device, workspace: Workspace, chunks: usize, submitted: u64) -> Result<Self> {
+        let capacity = workspace.capacity;
         let mut memory = Memory::default();
         let slot = || -> Result<TrainingSlot> {
             let event = || device.context().new_event(None).map_err(driver("make an event"));
@@ -301,7 +263,7 @@ impl Training {
             })
         };
         Ok(Training {
-            workspace: Workspace::training::<S>(device, model, items, capacity)?,
+            workspace,
             slots: [slot()?, slot()?],
             uploads: device.context().new_stream().map_err(driver("open a stream"))?,
             squares: memory.take(device, "squares of gradients", chunks)?,
@@ -330,13 +292,13 @@ impl Training {
 }
 
 /// What the kernels of a step are launched from.
-struct Plan<'a, S> {
-    model: &'a ModelConfig,
-    table: &'a ParameterTable,
-    items: usize,
-    weights: &'a Weights<S>,
-    device: &'a Device,
-    dropout: bool,
+pub(super) struct Plan<'a, S> {
+    pub model: &'a ModelConfig,
+    pub table: &'a ParameterTable,
+    pub items: usize,
+    pub weights: &'a Weights<S>,
+    pub device: &'a Device,
+    pub dropout: bool,
 }
 
 impl<'a, S: Storage> Plan<'a, S> {
@@ -354,7 +316,7 @@ impl<'a, S: Storage> Plan<'a, S> {
         }
     }
 
-    fn problem(&self, batch: &BatchSlot, capacity: Capacity, head: Slice<u8>) -> Problem<S> {
+    pub fn problem(&self, batch: &BatchSlot, capacity: Capacity, head: Slice<u8>) -> Problem<S> {
         Problem {
             rows: capacity.row_count(),
             width: self.model.hidden_size,
@@ -367,7 +329,7 @@ impl<'a, S: Storage> Plan<'a, S> {
     }
 
     /// The forward pass of a batch that has been uploaded.
-    fn forward(
+    pub fn forward(
         &self,
         batch: &'a BatchSlot,
         workspace: &Workspace,
@@ -408,15 +370,9 @@ impl<'a, S: Storage> Plan<'a, S> {
         log_sum_exp: Slice<f32>,
         d_sums: Slice<S>,
     ) -> Result<()> {
-        let d_items = self.weights.gradient(&self.table.item_embedding);
-        item_softmax::table_backward(
-            launcher,
-            problem,
-            log_sum_exp,
-            batch.target_segments(),
-            self.weights.gradient(&self.table.output_table()),
-            self.weights.gradient(&self.table.output_bias),
-        )?;
+        let d_items = self.weights.item_gradient(self.table);
+        let (d_table, d_bias) = self.weights.output_partials(self.table);
+        item_softmax::table_backward(launcher, problem, log_sum_exp, d_table, d_bias)?;
         if !self.model.tied {
             self.device.clear(d_items)?;
         }
@@ -443,10 +399,21 @@ impl<'a, S: Storage> Plan<'a, S> {
 
 /// Parts that sums over tokens are split in: enough blocks for every multiprocessor, where one matrix alone
 /// does not have them. At least two, so that no order of parts goes untested.
-fn slots(device: &Device, model: &ModelConfig) -> Slots {
+fn slots(device: &Device, model: &ModelConfig, items: usize) -> Slots {
     let wanted = 2 * device.multiprocessors();
-    let tiles = 2 * model.hidden_size.div_ceil(64) * model.inner_size.div_ceil(64);
-    Slots { matrices: (wanted / tiles as u32).clamp(2, 32), norms: wanted.max(2) }
+    // The tiles of linear.cu.
+    let tile = if model.hidden_size.min(model.inner_size) >= 128 { 128 } else { 64 };
+    let tiles = 2 * model.hidden_size.div_ceil(tile) * model.inner_size.div_ceil(tile);
+    Slots {
+        matrices: (wanted / tiles as u32).clamp(2, 32),
+        norms: wanted.max(2),
+        tables: item_softmax::table_slots(
+            USUAL_ROWS,
+            model.hidden_size,
+            items,
+            device.multiprocessors(),
+        ),
+    }
 }
 
 impl<S: Storage> Engine for CudaEngine<S> {
@@ -455,6 +422,7 @@ impl<S: Storage> Engine for CudaEngine<S> {
     }
 
     fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<()> {
+        self.output = None;
         let needed = Capacity::of(batch);
         if !self
             .training
@@ -527,31 +495,18 @@ impl<S: Storage> Engine for CudaEngine<S> {
     }
 
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
-        self.reserve_ranking(Capacity::of(batch))?;
-        let Some(ranking) = &mut self.ranking else { unreachable!("reserved above") };
-        ranking.batch.fill(batch, StepBlock::default())?;
-        ranking.batch.upload(self.device.stream())?;
-        let Some(ranking) = &self.ranking else { unreachable!("reserved above") };
-        let plan = Plan {
-            model: &self.model,
-            table: &self.table,
-            items: self.items,
-            weights: &self.weights,
-            device: &self.device,
-            dropout: false,
-        };
-        let mut kept = ranking.workspace.activations.clone();
-        plan.forward(&ranking.batch, &ranking.workspace, &mut kept)?;
-        let mut memory = Memory::default();
-        let capacity = ranking.workspace.capacity;
-        let seen = self.seen(&mut memory, seen, capacity.rows)?;
-        let ranks = memory.take::<u32>(&self.device, "ranks", capacity.rows)?;
-        let launcher = Launcher { device: &self.device, step: ranking.batch.step() };
-        let problem = plan.problem(&ranking.batch, capacity, kept.head.output);
-        rank::rank(launcher, problem, seen, ranks)?;
-        let mut ranks = self.device.download(ranks)?;
-        ranks.truncate(batch.row_count());
-        Ok(ranks)
+        self.ranks(batch, seen)
+    }
+
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
+        self.listed_scores(batch, items)
+    }
+
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
+        match k {
+            1..=MOST_BEST => self.best_items(batch, seen, k),
+            _ => top_k_by_score(self, batch, seen, k),
+        }
     }
 
     fn state(&self) -> Result<Cow<'_, State>> {
@@ -564,10 +519,12 @@ impl<S: Storage> Engine for CudaEngine<S> {
     }
 
     fn load_state(&mut self, state: &State) -> Result<()> {
+        self.output = None;
         self.weights.load_state(&self.device, state)
     }
 
     fn load_parameters(&mut self, parameters: &[f32]) -> Result<()> {
+        self.output = None;
         self.weights.load(&self.device, parameters)
     }
 }

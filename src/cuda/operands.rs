@@ -1,8 +1,9 @@
 //! What operations take: pieces of the model, of the batch and of the step, as device addresses.
 
-use super::device::Device;
+use super::device::{Device, failed};
 use super::memory::Slice;
 use super::step::{Rate, Size, StepBlock};
+use crate::Result;
 use bytemuck::{Pod, Zeroable};
 
 /// Where operations run, and the step block that they read.
@@ -70,6 +71,13 @@ pub struct Partials {
     pub stride: usize,
     /// Number of parts.
     pub slots: u32,
+}
+
+impl Partials {
+    /// One part only, which is the gradient itself.
+    pub fn whole(gradient: Slice<f32>) -> Self {
+        Partials { first: gradient, stride: gradient.len, slots: 1 }
+    }
 }
 
 /// Parts of a linear map's gradients, both with the same number of slots.
@@ -152,4 +160,20 @@ pub struct Tail {
     pub dropout: HiddenDropout,
     /// The norm after the residual.
     pub norm: Option<Norm>,
+}
+
+/// Widest rows that kernels take.
+pub const MOST_WIDTH: usize = 1024;
+
+/// Checks the width `D` of rows.
+///
+/// # Errors
+/// [`crate::Error::Device`] that names the operation, unless it is a multiple of 16 up to [`MOST_WIDTH`].
+pub fn check_width(operation: &str, width: usize) -> Result<()> {
+    if width.is_multiple_of(16) && (16..=MOST_WIDTH).contains(&width) {
+        return Ok(());
+    }
+    let problem =
+        format!("rows of {width} elements; kernels take multiples of 16 up to {MOST_WIDTH}");
+    Err(failed(operation, problem))
 }

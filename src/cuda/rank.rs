@@ -1,9 +1,12 @@
-//! The rank of each row's target among all items, and the best items of each row.
+//! The rank of each row's target among all items.
 
+use super::device::Grid;
 use super::item_softmax::Problem;
-use super::memory::{Slice, Storage};
+use super::memory::{Slice, Storage, check};
 use super::operands::Launcher;
+use super::sweep::{ProblemArguments, Sweep, THREADS, splits};
 use crate::Result;
+use bytemuck::NoUninit;
 
 /// Items that rows leave out: row i those at `offsets[i]..offsets[i + 1]` of `items`, ascending.
 #[derive(Clone, Copy)]
@@ -25,30 +28,62 @@ pub fn rank<S: Storage>(
     seen: Seen,
     ranks: Slice<u32>,
 ) -> Result<()> {
-    todo!()
+    const NAME: &str = "rank";
+    let sweep = Sweep::<S>::new(NAME, problem.width)?;
+    let most = problem.rows.most;
+    let arguments = RankArguments {
+        problem: ProblemArguments::new(NAME, launcher, &problem)?,
+        seen: SeenArguments::new(NAME, most, seen)?,
+        ranks: ranks.address,
+    };
+    check(NAME, "targets", problem.targets, most)?;
+    check(NAME, "ranks", ranks, most)?;
+    let begin = BeginArguments {
+        rows: launcher.size(problem.rows.size),
+        targets: problem.targets.address,
+        seen: arguments.seen,
+        ranks: ranks.address,
+    };
+    let grid = Grid::new(most.div_ceil(THREADS as usize), THREADS);
+    // SAFETY: targets, offsets and ranks have an entry for every row; lists lie within `seen.items` by the
+    // contract of `Seen`.
+    unsafe { launcher.device.launch("rank_begin_f32", grid, &begin) }?;
+    let splits = splits(most, problem.items, launcher.device.multiprocessors());
+    let grid = sweep.grid(most, splits, 1, sweep.shared());
+    // SAFETY: as above; the problem's buffers have the lengths that its sizes ask for.
+    unsafe { launcher.device.launch(&sweep.kernel("rank"), grid, &arguments) }
 }
 
-/// Most items that [`top_k`] gives.
-pub const MOST_BEST: usize = 256;
-
-/// Elements of scratch that [`top_k`] needs, of `u64` each.
-pub fn top_k_scratch_len(rows: usize, items: usize, k: usize) -> usize {
-    todo!()
+/// Mirrors `SeenLists` of kernels/common/seen.cuh.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+pub(super) struct SeenArguments {
+    offsets: u64,
+    items: u64,
 }
 
-/// Writes the `k` best items `[P, k]` of each row, best first, and their scores; of equal scores the lower index
-/// comes first. Seen items are left out; where fewer are left, index 0 fills up.
-///
-/// # Errors
-/// As [`rank`]; also when `k` is 0 or above [`MOST_BEST`].
-pub fn top_k<S: Storage>(
-    launcher: Launcher<'_>,
-    problem: Problem<S>,
-    seen: Seen,
-    k: usize,
-    scratch: Slice<u64>,
-    items: Slice<u32>,
-    scores: Slice<f32>,
-) -> Result<()> {
-    todo!()
+impl SeenArguments {
+    pub fn new(operation: &str, rows: usize, seen: Seen) -> Result<Self> {
+        check(operation, "offsets of seen items", seen.offsets, rows + 1)?;
+        Ok(SeenArguments { offsets: seen.offsets.address, items: seen.items.address })
+    }
+}
+
+/// Mirrors `RankBegin` of kernels/rank.cu.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct BeginArguments {
+    rows: u64,
+    targets: u64,
+    seen: SeenArguments,
+    ranks: u64,
+}
+
+/// Mirrors `Rank` of kernels/rank.cu.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct RankArguments {
+    problem: ProblemArguments,
+    seen: SeenArguments,
+    ranks: u64,
 }

@@ -15,8 +15,6 @@ pub struct StepBlock {
     pub rows: u32,
     /// Distinct items among the tokens.
     pub token_segments: u32,
-    /// Distinct items among the targets.
-    pub target_segments: u32,
     /// Number of the step, from 1: dropout's address.
     pub number: u32,
     /// Words of the seed: dropout's key.
@@ -28,7 +26,7 @@ pub struct StepBlock {
     /// 1 / (1 - β2ᵗ)
     pub square_correction: f32,
     /// Fills the struct up to a multiple of 16 bytes.
-    pub unused: u32,
+    pub unused: [u32; 2],
 }
 
 /// A size that a kernel reads from the step block.
@@ -42,8 +40,6 @@ pub enum Size {
     Rows,
     /// Distinct items among the tokens.
     TokenSegments,
-    /// Distinct items among the targets.
-    TargetSegments,
 }
 
 impl Size {
@@ -54,7 +50,6 @@ impl Size {
             Size::Sequences => 1,
             Size::Rows => 2,
             Size::TokenSegments => 3,
-            Size::TargetSegments => 4,
         }
     }
 }

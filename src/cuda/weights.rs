@@ -4,7 +4,7 @@
 //! whose length is no multiple of 16, is followed by padding, so that every tensor begins at a multiple of 16
 //! elements. The padding is 0 and stays 0.
 
-use super::adamw::{Arenas, CHUNK_ELEMENTS, Chunk};
+use super::adamw::{Arenas, Chunk};
 use super::device::Device;
 use super::memory::{Memory, Slice, Storage};
 use super::operands::{Linear, LinearPartials, Norm, NormPartials, Partials};
@@ -24,6 +24,8 @@ pub struct Slots {
     pub matrices: u32,
     /// Of layer norms.
     pub norms: u32,
+    /// Of the output table and its bias: 1, unless there are few items.
+    pub tables: u32,
 }
 
 /// Where a host arena's elements lie in a device arena.
@@ -79,6 +81,8 @@ pub struct Weights<S> {
     pub arenas: Arenas<S>,
     /// `[slots, dense elements]`: parts of the gradients of matrices and their biases.
     matrices: Slice<f32>,
+    /// `[slots, output table and bias]`; empty where there is one slot, the gradient itself.
+    tables: Slice<f32>,
     /// One `[slots, D]` block for each norm tensor, in arena order.
     norms: Vec<(usize, Slice<f32>)>,
     slots: Slots,
@@ -106,6 +110,9 @@ impl<S: Storage> Weights<S> {
         let dense = total - layout.place(&(table.dense_start..table.total)).start;
         let matrices =
             memory.take::<f32>(device, "parts of gradients", dense * slots.matrices as usize)?;
+        let parts = if slots.tables > 1 { slots.tables as usize } else { 0 };
+        let len = table.output_table().len() + bias_len(table);
+        let tables = memory.take::<f32>(device, "parts of gradients of items", len * parts)?;
         let mut norms = Vec::new();
         for norm in norm_tensors(table) {
             let len = norm.len() * slots.norms as usize;
@@ -124,6 +131,7 @@ impl<S: Storage> Weights<S> {
                 second_moment,
             },
             matrices,
+            tables,
             norms,
             slots,
             memory,
@@ -144,23 +152,21 @@ impl<S: Storage> Weights<S> {
         for tensor in &table.tensors {
             let (range, place) = (tensor.range(), self.layout.place(&tensor.range()));
             let parts = self.parts_of(table, &range);
-            for start in (0..range.len()).step_by(CHUNK_ELEMENTS) {
-                chunks.push(Chunk {
-                    first: (place.start + start) as u64,
-                    parts: parts.map_or(0, |parts| parts.first.address + 4 * start as u64),
-                    stride: parts.map_or(0, |parts| parts.stride as u64),
-                    len: CHUNK_ELEMENTS.min(range.len() - start) as u32,
-                    slots: parts.map_or(0, |parts| parts.slots),
-                    decay: u32::from(tensor.decay),
-                    unused: 0,
-                });
-            }
+            chunks.extend(Chunk::cut(place.start, range.len(), tensor.decay, parts));
         }
         chunks
     }
 
     /// Where a tensor's gradient is summed in parts; `None` for tables, whose gradients are assigned whole.
     fn parts_of(&self, table: &ParameterTable, range: &Range<usize>) -> Option<Partials> {
+        let (output_table, output_bias) = self.output_partials(table);
+        let in_parts = |partials: Partials| (partials.slots > 1).then_some(partials);
+        if *range == table.output_table() {
+            return in_parts(output_table);
+        }
+        if *range == table.output_bias {
+            return in_parts(output_bias);
+        }
         if range.start < self.dense_start || *range == table.position_embedding {
             return None;
         }
@@ -187,6 +193,30 @@ impl<S: Storage> Weights<S> {
         LinearPartials {
             weight: self.matrix_parts(&params.weight),
             bias: self.matrix_parts(&params.bias),
+        }
+    }
+
+    /// Parts of the gradients of the output table and of its bias.
+    pub fn output_partials(&self, table: &ParameterTable) -> (Partials, Partials) {
+        let (items, bias) = (table.output_table(), &table.output_bias);
+        if self.slots.tables <= 1 {
+            let [items, bias] = [&items, bias].map(|range| self.gradient(range));
+            return (Partials::whole(items), Partials::whole(bias));
+        }
+        let stride = self.tables.len / self.slots.tables as usize;
+        let part = |start, len| Partials {
+            first: self.tables.part(start, len),
+            stride,
+            slots: self.slots.tables,
+        };
+        (part(0, items.len()), part(items.len(), bias.len()))
+    }
+
+    /// Where the tokens' share of the item embedding's gradient is added.
+    pub fn item_gradient(&self, table: &ParameterTable) -> Slice<f32> {
+        match &table.output_weight {
+            Some(_) => self.gradient(&table.item_embedding),
+            None => self.output_partials(table).0.first,
         }
     }
 
@@ -267,6 +297,11 @@ impl<S: Storage> Weights<S> {
     pub fn download(&self, device: &Device, arena: Slice<f32>) -> Result<Vec<f32>> {
         Ok(self.layout.gather(&device.download(arena)?))
     }
+}
+
+/// Elements of the output bias in one part, so that the next part is aligned.
+fn bias_len(table: &ParameterTable) -> usize {
+    table.output_bias.len().next_multiple_of(ALIGNMENT)
 }
 
 /// Scale and shift of every norm, in arena order.

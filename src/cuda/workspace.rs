@@ -28,7 +28,7 @@ pub struct Scratch {
     /// `[P, D]` gradient of what stands before the head's activation.
     pub head: Buffer,
     /// Of the item softmax.
-    pub softmax: Slice<f32>,
+    pub softmax: item_softmax::Scratch,
     /// `[P]`
     pub log_sum_exp: Slice<f32>,
     /// `[P]`
@@ -132,20 +132,20 @@ impl Taker<'_> {
         })
     }
 
-    fn scratch(&mut self, items: usize, training: bool) -> Result<Scratch> {
+    fn scratch(&mut self, splits: usize) -> Result<Scratch> {
         let ModelConfig { hidden_size: d, inner_size: f, norm, .. } = *self.model;
         let Capacity { tokens, rows, .. } = self.capacity;
-        if !training {
-            return Ok(Scratch::default());
-        }
         let pre = norm == NormPlacement::Pre;
-        let softmax = item_softmax::scratch_len(rows, d, items, self.device.multiprocessors());
+        let softmax = item_softmax::scratch_len(splits, rows, d);
         Ok(Scratch {
             linear: self.rows("gradient of a linear map", tokens, d)?,
             normed: self.rows("gradient of a normed input", if pre { tokens } else { 0 }, d)?,
             hidden: self.rows("gradient of the hidden layer", tokens, f)?,
             head: self.rows("gradient of the head's hidden layer", rows, d)?,
-            softmax: self.memory.take(self.device, "scratch of the item softmax", softmax)?,
+            softmax: item_softmax::Scratch {
+                memory: self.memory.take(self.device, "scratch of the item softmax", softmax)?,
+                splits,
+            },
             log_sum_exp: self.memory.take(self.device, "log-sum-exp of items", rows)?,
             losses: self.memory.take(self.device, "losses", rows)?,
         })
@@ -153,15 +153,15 @@ impl Taker<'_> {
 }
 
 impl Workspace {
-    /// For training steps: everything is kept, layer by layer.
+    /// For training steps: everything is kept, layer by layer. `splits`: see [`item_softmax::Scratch`].
     ///
     /// # Errors
     /// [`crate::Error::Memory`] that names the buffer.
     pub fn training<S: Storage>(
         device: &Device,
         model: &ModelConfig,
-        items: usize,
         capacity: Capacity,
+        splits: usize,
     ) -> Result<Self> {
         let mut take =
             Taker { device, model, capacity, element: size_of::<S>(), memory: Memory::default() };
@@ -171,7 +171,7 @@ impl Workspace {
             layers.push(take.layer(if last { capacity.rows } else { capacity.tokens }, true)?);
         }
         let (embedding, head) = take.ends()?;
-        let (gradients, scratch) = (take.gradients()?, take.scratch(items, true)?);
+        let (gradients, scratch) = (take.gradients()?, take.scratch(splits)?);
         let activations = Activations { embedding, layers, head };
         Ok(Workspace { capacity, activations, gradients, scratch, memory: take.memory })
     }
@@ -183,7 +183,6 @@ impl Workspace {
     pub fn inference<S: Storage>(
         device: &Device,
         model: &ModelConfig,
-        items: usize,
         capacity: Capacity,
     ) -> Result<Self> {
         let mut take =
@@ -193,12 +192,11 @@ impl Workspace {
         let sets = [take.layer(queries, false)?, take.layer(queries, false)?];
         let layers = (0..model.n_layers).map(|index| sets[index % 2].clone()).collect();
         let (embedding, head) = take.ends()?;
-        let scratch = take.scratch(items, false)?;
         Ok(Workspace {
             capacity,
             activations: Activations { embedding, layers, head },
             gradients: ActivationGradients::default(),
-            scratch,
+            scratch: Scratch::default(),
             memory: take.memory,
         })
     }

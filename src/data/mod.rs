@@ -17,8 +17,8 @@ use crate::config::DataConfig;
 use crate::{Error, Result};
 
 pub(crate) use lines::hex;
-pub use split::{keep_all, split};
-pub use statistics::{Dropped, Lengths, Statistics};
+pub use split::{SplitCounts, keep_all, split, training_counts};
+pub use statistics::{Dropped, Lengths, Statistics, thousands};
 
 /// Reads and prepares the data set that `config` names: a known name, a name under `data_path`, or a path.
 ///

@@ -1,13 +1,14 @@
 //! What was read, dropped and kept, for the user to check at a glance.
 
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::table::Table;
 use super::{Dataset, Sequences};
 
 /// Interactions left out, by cause, in the order in which the filters ran.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
     /// The user or item id was empty.
     pub without_id: u64,
@@ -49,7 +50,7 @@ impl fmt::Display for Dropped {
 }
 
 /// How long the histories are.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lengths {
     /// Shortest.
     pub minimum: u64,
@@ -88,11 +89,12 @@ impl Lengths {
 }
 
 /// Figures of a prepared data set. Printed as a small table.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
     /// Short name of the data set.
     pub name: String,
-    /// The file that was read.
+    /// The file that was read; empty for data from memory.
+    #[serde(serialize_with = "as_shown")]
     pub path: PathBuf,
     /// Rows in the file.
     pub rows_read: u64,
@@ -118,6 +120,17 @@ pub struct Statistics {
 
 impl Statistics {
     pub(super) fn new(dataset: &Dataset, table: &Table, dropped: Dropped) -> Self {
+        Statistics {
+            path: table.path.clone(),
+            rows_read: table.rows_read(),
+            dropped,
+            notes: table.notes.clone(),
+            ..Self::of(dataset)
+        }
+    }
+
+    /// Those of a data set of which nobody knows where it came from.
+    pub fn of(dataset: &Dataset) -> Self {
         let users = dataset.users.len() as u64;
         let items = dataset.items.len() as u64;
         let interactions = dataset.sequences.items.len() as u64;
@@ -125,9 +138,9 @@ impl Statistics {
         let short = |ends: &&[u64]| ends[1] - ends[0] < 3;
         Statistics {
             name: dataset.name.clone(),
-            path: table.path.clone(),
-            rows_read: table.rows_read(),
-            dropped,
+            path: PathBuf::new(),
+            rows_read: interactions,
+            dropped: Dropped::default(),
             users,
             items,
             interactions,
@@ -135,7 +148,7 @@ impl Statistics {
             lengths: Lengths::new(&dataset.sequences),
             short_users: dataset.sequences.offsets.windows(2).filter(short).count() as u64,
             timed: dataset.times.is_some(),
-            notes: table.notes.clone(),
+            notes: Vec::new(),
         }
     }
 }
@@ -179,8 +192,13 @@ impl fmt::Display for Statistics {
     }
 }
 
+/// A path that is no UTF-8 is still worth a line in the results.
+fn as_shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 /// Digits in groups of three.
-fn thousands(number: u64) -> String {
+pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {

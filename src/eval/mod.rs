@@ -1,37 +1,29 @@
-//! Ranking every row's target among all items, and the metrics of the ranks.
+//! Ranking every row's target among all items or among its negatives, and the metrics of the outcome.
 
+mod items; // metrics of which items are recommended
 pub mod metrics;
+pub mod negatives;
+pub mod ranking;
 
 pub use metrics::Metrics;
+pub use negatives::{Candidates, Draw, draw};
+pub use ranking::{Catalogue, FILTERED, Ranking};
 
 use crate::Result;
 use crate::batch::{Batch, evaluation};
-use crate::config::{EvalConfig, ModelConfig};
+use crate::config::{EvalUnit, ModelConfig};
 use crate::data::{EvalRow, Sequences};
-use crate::model::engine::Engine;
+use crate::model::engine::Ranker;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use ranking::{Scored, UserList, order};
 use std::fmt;
 
-/// Rank of a target that was filtered out as seen.
-pub const FILTERED: u32 = u32::MAX;
+/// Most tokens of a batch: more only take memory.
+const MOST_TOKENS: usize = 1 << 15;
 
-/// Metrics of `rows` under full ranking, with `eval.filter_seen` as configured.
-///
-/// # Errors
-/// Those of [`Engine::rank`].
-pub fn evaluate(
-    engine: &mut dyn Engine,
-    sequences: &Sequences,
-    rows: &[EvalRow],
-    item_count: usize,
-    model: &ModelConfig,
-    eval: &EvalConfig,
-    progress: bool,
-) -> Result<Metrics> {
-    let filters = [eval.filter_seen];
-    let data = RankedData { sequences, rows, item_count };
-    let ranks = ranks(engine, &data, model, eval.batch_size, &filters, progress)?;
-    Ok(Metrics::from_ranks(&ranks[0], &eval.metrics, &eval.topk))
+/// Rows to rank at once: `eval_batch_size`, or fewer where sequences are long.
+pub fn rows_at_once(batch_size: usize, max_len: usize) -> usize {
+    batch_size.min(MOST_TOKENS / max_len.max(1)).max(1)
 }
 
 /// What is ranked.
@@ -39,52 +31,168 @@ pub fn evaluate(
 pub struct RankedData<'a> {
     /// Whole histories.
     pub sequences: &'a Sequences,
-    /// What to predict.
+    /// What to predict, by user.
     pub rows: &'a [EvalRow],
     /// `V`.
     pub item_count: usize,
+    /// What each row's target is ranked among; `None`: all items.
+    pub candidates: Option<&'a Candidates>,
 }
 
-/// The rank of each row's target, from 1, once for each entry of `filters`: `true` leaves out the items of
-/// the row's whole history (a target among them gets [`FILTERED`]), `false` ranks all items.
-///
-/// All entries share one pass of the model: its rows stand in the batch once for each. Rows are worked
-/// through `batch_size` at a time, which changes no rank beyond the rounding of scores.
+/// How it is ranked.
+#[derive(Clone, Copy, Debug)]
+pub struct Procedure<'a> {
+    /// Sizes of the network.
+    pub model: &'a ModelConfig,
+    /// Most rows at once, see [`rows_at_once`]; changes nothing beyond the rounding of scores.
+    pub batch_size: usize,
+    /// One [`Ranking`] for each: `true` leaves out the items of the row's history (a target among them gets
+    /// [`FILTERED`]), `false` ranks them too. Negatives are never in the history, so under sampling only
+    /// the target can be left out.
+    pub filters: &'a [bool],
+    /// Keep the best so many items of each list.
+    pub list_length: Option<usize>,
+    /// What one list is.
+    pub unit: EvalUnit,
+    /// Whether to draw a bar.
+    pub progress: bool,
+}
+
+/// Ranks all rows, once for each of the filters, in one pass of the model (in two where items of full
+/// rankings are kept).
 ///
 /// # Errors
-/// Those of [`Engine::rank`].
-pub fn ranks(
-    engine: &mut dyn Engine,
+/// Those of [`Ranker::rank`], [`Ranker::score`] and [`Ranker::top_k`].
+pub fn rank(
+    ranker: &mut (impl Ranker + ?Sized),
     data: &RankedData<'_>,
-    model: &ModelConfig,
-    batch_size: usize,
-    filters: &[bool],
-    progress: bool,
-) -> Result<Vec<Vec<u32>>> {
-    let mut ranks = vec![Vec::with_capacity(data.rows.len()); filters.len()];
-    if filters.is_empty() {
-        return Ok(ranks);
+    procedure: &Procedure<'_>,
+) -> Result<Vec<Ranking>> {
+    let list_length = procedure.list_length.unwrap_or(0);
+    let mut rankings = vec![Ranking::new(list_length); procedure.filters.len()];
+    if rankings.is_empty() {
+        return Ok(rankings);
     }
-    let bar = if progress { progress_bar(data.rows.len()) } else { ProgressBar::hidden() };
+    let bar =
+        if procedure.progress { progress_bar(data.rows.len()) } else { ProgressBar::hidden() };
     let mut seen = SeenLists::default();
-    for rows in data.rows.chunks(batch_size.max(1)) {
-        let mut batch = evaluation::rows(data.sequences, rows, data.item_count, model);
-        repeat_rows(&mut batch, filters.len());
-        seen.fill(data.sequences, rows, filters.contains(&true));
-        let lists: Vec<&[u32]> = (0..rows.len())
-            .flat_map(|row| filters.iter().map(move |&filter| (row, filter)))
-            .map(|(row, filter)| if filter { seen.get(row) } else { &[] })
-            .collect();
-        let found = engine.rank(&batch, &lists)?;
-        for of_row in found.chunks_exact(filters.len()) {
-            for (list, &rank) in ranks.iter_mut().zip(of_row) {
-                list.push(rank);
+    let mut merged = Merged::default();
+    let size = rows_at_once(procedure.batch_size, procedure.model.max_len);
+    for (chunk, rows) in data.rows.chunks(size).enumerate() {
+        let mut batch = evaluation::rows(data.sequences, rows, data.item_count, procedure.model);
+        seen.fill(data.sequences, rows, procedure.filters.contains(&true));
+        match data.candidates {
+            None => {
+                repeat_rows(&mut batch, procedure.filters.len());
+                rank_all(ranker, &batch, &seen, data.item_count, procedure, &mut rankings)?;
+            }
+            Some(candidates) => {
+                let lists: Vec<&[u32]> =
+                    (0..rows.len()).map(|row| candidates.get(chunk * size + row)).collect();
+                let scores = ranker.score(&batch, &lists)?;
+                match procedure.unit {
+                    EvalUnit::Row => rank_sampled(&lists, &scores, &seen, procedure, &mut rankings),
+                    EvalUnit::RecBole => merged.add(rows, &lists, &scores, &mut rankings),
+                }
             }
         }
         bar.inc(rows.len() as u64);
     }
+    merged.finish(&mut rankings);
     bar.finish_and_clear();
-    Ok(ranks)
+    Ok(rankings)
+}
+
+/// Every target among all items; each row of `batch` stands once for each filter.
+fn rank_all(
+    ranker: &mut (impl Ranker + ?Sized),
+    batch: &Batch,
+    seen: &SeenLists,
+    item_count: usize,
+    procedure: &Procedure<'_>,
+    rankings: &mut [Ranking],
+) -> Result<()> {
+    let filters = procedure.filters;
+    let lists: Vec<&[u32]> = (0..batch.row_count())
+        .map(|row| if filters[row % filters.len()] { seen.get(row / filters.len()) } else { &[] })
+        .collect();
+    let ranks = ranker.rank(batch, &lists)?;
+    let mut best = match procedure.list_length {
+        Some(k) => ranker.top_k(batch, &lists, k)?,
+        None => vec![Vec::new(); ranks.len()],
+    }
+    .into_iter();
+    for (row, (&rank, seen)) in ranks.iter().zip(&lists).enumerate() {
+        let length = (item_count - seen.len()) as u32;
+        rankings[row % filters.len()].push(&[rank], length, best.next().unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Every target among its own candidates, of which it is the first.
+fn rank_sampled(
+    lists: &[&[u32]],
+    scores: &[f32],
+    seen: &SeenLists,
+    procedure: &Procedure<'_>,
+    rankings: &mut [Ranking],
+) {
+    let mut rest = scores;
+    for (row, items) in lists.iter().enumerate() {
+        let (scores, others) = rest.split_at(items.len());
+        rest = others;
+        let target = scores[0];
+        // What does not score less than the target, NaN included, stands before it.
+        let below = scores.iter().filter(|&&score| score < target).count();
+        let rank = (items.len() - below) as u32;
+        let mut list: Vec<Scored> = Vec::new();
+        if procedure.list_length.is_some() {
+            let entries = items.iter().zip(scores).enumerate();
+            list.extend(entries.map(|(i, (&item, &score))| Scored { item, score, target: i == 0 }));
+            order(&mut list);
+        }
+        for (ranking, &filter) in rankings.iter_mut().zip(procedure.filters) {
+            let was_seen = filter && seen.get(row).binary_search(&items[0]).is_ok();
+            let place = if was_seen { FILTERED } else { rank };
+            let kept = list.iter().filter(|entry| !(was_seen && entry.target));
+            ranking.push(&[place], items.len() as u32, kept.map(|entry| entry.item));
+        }
+    }
+}
+
+/// Rows gathered until their user is complete, whatever the batches.
+#[derive(Default)]
+struct Merged {
+    user: Option<u32>,
+    list: UserList,
+}
+
+impl Merged {
+    fn add(
+        &mut self,
+        rows: &[EvalRow],
+        lists: &[&[u32]],
+        scores: &[f32],
+        rankings: &mut [Ranking],
+    ) {
+        let mut rest = scores;
+        for (row, items) in rows.iter().zip(lists) {
+            let (scores, others) = rest.split_at(items.len());
+            rest = others;
+            if self.user != Some(row.user) {
+                self.finish(rankings);
+                self.user = Some(row.user);
+            }
+            self.list.add(items, scores);
+        }
+    }
+
+    /// Closes the list of the last user. RecBole filters nothing, so all rankings are the same.
+    fn finish(&mut self, rankings: &mut [Ranking]) {
+        if !self.list.is_empty() {
+            self.list.finish(rankings);
+        }
+    }
 }
 
 /// Makes every row of the head stand `times` times in succession, so that each can have its own list of

@@ -1,8 +1,8 @@
 //! What the training loop and evaluation ask of an engine.
 
-use crate::Result;
 use crate::batch::Batch;
 use crate::model::params::ParameterTable;
+use crate::{Error, Result};
 use std::borrow::Cow;
 
 /// What an optimizer step needs beyond its batch.
@@ -41,6 +41,41 @@ pub struct State {
 /// Most steps whose outcomes an engine may keep back.
 pub const MOST_PENDING: usize = 16;
 
+/// Whatever orders items for the rows of a batch: an engine, or a baseline, which has no weights.
+pub trait Ranker {
+    /// As [`Engine::rank`].
+    ///
+    /// # Errors
+    /// Those of the engine.
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>>;
+
+    /// As [`Engine::score`].
+    ///
+    /// # Errors
+    /// Those of the engine.
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>>;
+
+    /// As [`Engine::top_k`].
+    ///
+    /// # Errors
+    /// Those of the engine.
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>>;
+}
+
+impl<E: Engine + ?Sized> Ranker for E {
+    fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
+        Engine::rank(self, batch, seen)
+    }
+
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
+        Engine::score(self, batch, items)
+    }
+
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
+        Engine::top_k(self, batch, seen, k)
+    }
+}
+
 /// A device that holds the model and works through whole batches.
 pub trait Engine {
     /// Where each tensor lies in the arenas.
@@ -68,6 +103,22 @@ pub trait Engine {
     /// [`crate::Error::Device`].
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>>;
 
+    /// The scores of each row's list of items, from 1, one list after the other.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>>;
+
+    /// For each row the `k` items with the highest scores, best first, items in its list of `seen`
+    /// (ascending) left out; of equal scores the lower item comes first. This one scores all items; an
+    /// engine may do better.
+    ///
+    /// # Errors
+    /// Those of [`Self::score`]; [`Error::Config`] where a score is not finite.
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
+        top_k_by_score(self, batch, seen, k)
+    }
+
     /// Weights and moments after all steps handed in: lent by an engine that has them in this memory, copied
     /// by any other.
     ///
@@ -92,4 +143,41 @@ pub trait Engine {
     /// # Errors
     /// [`crate::Error::Device`].
     fn load_parameters(&mut self, parameters: &[f32]) -> Result<()>;
+}
+
+/// [`Engine::top_k`] from the scores of all items, whatever `k` is.
+///
+/// # Errors
+/// Those of [`Engine::top_k`].
+pub fn top_k_by_score<E: Engine + ?Sized>(
+    engine: &mut E,
+    batch: &Batch,
+    seen: &[&[u32]],
+    k: usize,
+) -> Result<Vec<Vec<u32>>> {
+    // The output bias has an entry for PAD.
+    let all: Vec<u32> = (1..engine.table().output_bias.len() as u32).collect();
+    let scores = engine.score(batch, &vec![&all[..]; batch.row_count()])?;
+    if !scores.iter().all(|score| score.is_finite()) {
+        return Err(not_finite());
+    }
+    let best = |(scores, seen): (&[f32], &&[u32])| {
+        let mut items = all.clone();
+        items.retain(|item| seen.binary_search(item).is_err());
+        // 0.0 and -0.0 are equal.
+        let score = |item: &u32| scores[*item as usize - 1] + 0.0;
+        items.sort_by(|a, b| score(b).total_cmp(&score(a)));
+        items.truncate(k);
+        items
+    };
+    Ok(scores.chunks_exact(all.len()).zip(seen).map(best).collect())
+}
+
+/// Items cannot be ordered by scores that are not finite.
+pub(crate) fn not_finite() -> Error {
+    Error::config(
+        "model",
+        "a score is not finite: the weights are finite but far too large",
+        "train the model anew with a lower learning_rate or with clip_grad_norm",
+    )
 }

@@ -1,4 +1,4 @@
-//! Beginning with the weights of an earlier run: `init_from`.
+//! Beginning with the weights of an earlier run, or of a model that RecBole trained: `init_from`.
 //!
 //! Items are matched by external id, so the data may be newer and number them differently:
 //! - a known item keeps its row of the item table, its output bias and, where the head is not tied, its output row;
@@ -11,6 +11,7 @@
 
 use super::id_file;
 use super::model_file::{self, Note};
+use super::recbole_file;
 use super::rundir::{self, CHECKPOINT, CONFIG, ITEMS, MODEL};
 use super::tensor_file::TensorFile;
 use crate::config::{self, Config, ModelConfig};
@@ -23,13 +24,13 @@ use std::path::{Path, PathBuf};
 
 const KEY: &str = "init_from";
 
-/// The run that another begins from; its weights are still on disk.
+/// The run or file that another run begins from; its weights are still on disk.
 #[derive(Debug)]
 pub struct Source {
-    folder: PathBuf,
+    place: PathBuf,
     items: Vocabulary,
     model: TensorFile,
-    /// SHA-256 of its `model.safetensors`, in hex.
+    /// SHA-256 of the file that has them, in hex.
     pub sha256: String,
 }
 
@@ -61,34 +62,32 @@ impl fmt::Display for Counts {
 }
 
 impl Source {
-    /// The run in `init_from`, if there is one and weights are still wanted from it: a run that resumes has
+    /// The run or file in `init_from`, if there is one and weights are still wanted from it: a run that resumes has
     /// them in its checkpoint. Reads everything but the weights.
     ///
     /// # Errors
     /// [`Error::Config`] when it is no complete run, has another network, or is not the one that the run began
     /// with; [`Error::Input`] and [`Error::Checkpoint`] when its files are damaged.
     pub fn open(config: &Config) -> Result<Option<Self>> {
-        let Some(folder) = &config.train.init_from else { return Ok(None) };
+        let Some(place) = &config.train.init_from else { return Ok(None) };
         if continues(config) {
             return Ok(None);
         }
-        check_files(folder, &rundir::locate(config))?;
-        let earlier = config::read(&folder.join(CONFIG))?;
-        check_network(folder, &earlier.model, &config.model)?;
-        let items = id_file::read(&folder.join(ITEMS), "item", 1)?;
-        let mut model = TensorFile::open(&folder.join(MODEL), model_file::REMEDY)?;
-        Note::of(&model)?.check_items(&model, &items)?;
+        let (items, mut model) = match place.is_file() {
+            true => open_file(place, config)?,
+            false => open_run(place, config)?,
+        };
         let sha256 = model.sha256()?;
         match &config.train.init_from_sha256 {
             Some(expected) if *expected != sha256 => Err(Error::config(
                 KEY,
                 format!(
                     "{} holds another model than this run began with: SHA-256 {expected} became {sha256}",
-                    folder.display()
+                    place.display()
                 ),
                 "put the same model in its place, or start over with --overwrite or in another run_dir",
             )),
-            _ => Ok(Some(Source { folder: folder.clone(), items, model, sha256 })),
+            _ => Ok(Some(Source { place: place.clone(), items, model, sha256 })),
         }
     }
 
@@ -115,7 +114,7 @@ impl Source {
                 KEY,
                 format!(
                     "{}: none of its {} items is in the data",
-                    self.folder.display(),
+                    self.place.display(),
                     self.items.len()
                 ),
                 "check dataset and ITEM_ID_FIELD, or leave init_from out to start from nothing",
@@ -147,6 +146,25 @@ impl Source {
         let index = self.items.index()?;
         Ok(items.iter().map(|id| index.get(id).map_or(0, |number| number + 1)).collect())
     }
+}
+
+/// Item ids and open weights of the run in `folder`.
+fn open_run(folder: &Path, config: &Config) -> Result<(Vocabulary, TensorFile)> {
+    check_files(folder, &rundir::locate(config))?;
+    let earlier = config::read(&folder.join(CONFIG))?;
+    check_network(folder, &earlier.model, &config.model)?;
+    let items = id_file::read(&folder.join(ITEMS), "item", 1)?;
+    let model = TensorFile::open(&folder.join(MODEL), model_file::REMEDY)?;
+    Note::of(&model)?.check_items(&model, &items)?;
+    Ok((items, model))
+}
+
+/// Item ids and open weights of a file from RecBole.
+fn open_file(path: &Path, config: &Config) -> Result<(Vocabulary, TensorFile)> {
+    let model = recbole_file::open(path)?;
+    let items = recbole_file::items(&model)?;
+    check_network(path, &recbole_file::model(path, &config.model)?, &config.model)?;
+    Ok((items, model))
 }
 
 /// Whether the run goes on from a checkpoint of its own.
@@ -193,9 +211,10 @@ pub fn expired(
 }
 
 fn check_files(folder: &Path, run_dir: &Path) -> Result<()> {
-    let remedy = "give the directory of a run that has completed an epoch";
+    let remedy = "give the directory of a run that has completed an epoch, or a file as docs/weights.md has it";
     if !folder.is_dir() {
-        return Err(Error::config(KEY, format!("{} is no directory", folder.display()), remedy));
+        let problem = format!("{} is neither a directory nor a file", folder.display());
+        return Err(Error::config(KEY, problem, remedy));
     }
     if let Some(name) = [CONFIG, ITEMS, MODEL].iter().find(|name| !folder.join(name).exists()) {
         return Err(Error::config(KEY, format!("{} holds no {name}", folder.display()), remedy));

@@ -7,7 +7,7 @@ use crate::model::engine::{Engine, State, Step, StepOutcome};
 use crate::model::params::ParameterTable;
 use std::borrow::Cow;
 
-/// Passes everything on to `engine`, but ranks nothing more once a signal has come.
+/// Passes everything on to `engine`, but ranks and scores nothing more once a signal has come.
 pub struct Interruptible<'a> {
     /// Does the work.
     pub engine: &'a mut dyn Engine,
@@ -31,6 +31,16 @@ impl Engine for Interruptible<'_> {
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
         self.signals.check()?;
         self.engine.rank(batch, seen)
+    }
+
+    fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
+        self.signals.check()?;
+        self.engine.score(batch, items)
+    }
+
+    fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
+        self.signals.check()?;
+        self.engine.top_k(batch, seen, k)
     }
 
     fn state(&self) -> Result<Cow<'_, State>> {

@@ -1,14 +1,14 @@
 //! `metrics.jsonl`: one JSON object a line for each evaluation.
 
 use crate::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// One evaluation.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// Epoch, from 1.
     pub epoch: u32,
@@ -20,8 +20,14 @@ pub struct Line {
     pub learning_rate: f32,
     /// Validation metrics.
     pub valid: Map<String, Value>,
-    /// Training and evaluation time so far; the only field that differs between equal runs.
+    /// Tokens worked through in training so far.
+    #[serde(default)]
+    pub tokens: u64,
+    /// Training and evaluation time so far. This and the next field alone differ between equal runs.
     pub seconds: f64,
+    /// Training time so far.
+    #[serde(default)]
+    pub train_seconds: f64,
 }
 
 /// Appends a line to a log of `length` bytes and returns its new length.
@@ -41,6 +47,28 @@ pub fn append(path: &Path, length: u64, line: &Line) -> Result<u64> {
     };
     write().map_err(Error::io("write", path))?;
     Ok(length + text.len() as u64)
+}
+
+/// Reads the log; a line that a kill cut short is not there yet.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Input`] naming the line that is none of ours.
+pub fn read(path: &Path) -> Result<Vec<Line>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("read", path))?,
+    };
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let parse = |(number, line): (u64, &str)| {
+        serde_json::from_str(line).map_err(|error| Error::Input {
+            path: path.to_path_buf(),
+            line: Some(number),
+            column: None,
+            problem: format!("not a line of this program: {error}"),
+            remedy: "give the directory of a run as b4r-train left it".to_string(),
+        })
+    };
+    (1u64..).zip(text[..whole].lines()).map(parse).collect()
 }
 
 /// Cuts the log back to `length` bytes and returns the length it then has: less where lines were lost.
@@ -73,7 +101,9 @@ mod tests {
             train_loss: 0.5,
             learning_rate: 0.001,
             valid: Map::from_iter([("ndcg@10".to_string(), Value::from(0.25))]),
+            tokens: 70,
             seconds: 1.5,
+            train_seconds: 1.25,
         };
         assert_eq!(cut(&path, 7).unwrap(), 0);
         let first = append(&path, 0, &line).unwrap();
@@ -82,9 +112,14 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(
             text.lines().next().unwrap(),
-            r#"{"epoch":1,"step":9,"train_loss":0.5,"learning_rate":0.001,"valid":{"ndcg@10":0.25},"seconds":1.5}"#
+            r#"{"epoch":1,"step":9,"train_loss":0.5,"learning_rate":0.001,"valid":{"ndcg@10":0.25},"tokens":70,"seconds":1.5,"train_seconds":1.25}"#
         );
         assert_eq!(text.len() as u64, second);
+        assert_eq!(read(&path).unwrap()[1], line);
+        std::fs::write(&path, text.clone() + "{\"epoch\":3").unwrap();
+        assert_eq!(read(&path).unwrap().len(), 2, "half a line is none");
+        std::fs::write(&path, text.clone() + "{}\n").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("metrics.jsonl:3"));
         assert_eq!(cut(&path, first).unwrap(), first);
         assert_eq!(cut(&path, second).unwrap(), first, "a log is not made longer");
     }

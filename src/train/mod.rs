@@ -6,10 +6,13 @@ pub mod files;
 pub mod id_file;
 pub mod init_from;
 pub mod interruptible;
+pub mod judge;
 pub mod metrics_log;
 pub mod model_file;
+pub mod negatives_file;
 pub mod prepare;
 pub mod progress;
+pub mod recbole_file;
 pub mod results;
 pub mod resume;
 pub mod rundir;
@@ -18,7 +21,8 @@ pub mod signals;
 pub mod tensor_file;
 pub mod training_loop;
 
-use crate::config::{Config, Precision, SplitRule};
+use crate::baseline::Evaluation;
+use crate::config::{Config, Precision};
 use crate::cpu::CpuEngine;
 use crate::cuda::batch::Capacity;
 use crate::cuda::choice::{self, Choice};
@@ -28,11 +32,13 @@ use crate::cuda::machine;
 use crate::cuda::memory::Storage;
 use crate::data::Dataset;
 use crate::model::engine::Engine;
-use crate::{Error, Result, memory};
+use crate::tracking::wandb::Wandb;
+use crate::{Error, Result, memory, report};
 use init_from::{Counts, Source};
+use judge::Tested;
 use prepare::Prepared;
 use progress::say;
-use results::{ALL_DATA, Protocol, Results};
+use results::{BaselineResults, Results, others};
 use resume::Restored;
 use rundir::RunDir;
 use signals::Signals;
@@ -164,16 +170,37 @@ impl Trainer {
             &prepared.dataset,
             &prepared.sequences,
         )?;
+        directory.write_negatives(&prepared.judge, &prepared.split)?;
         say(format_args!("run directory {}\n{}", directory.path().display(), prepared.plan));
         let mut training =
             TrainingLoop::new(&config, &prepared, &directory, &mut *engine, &signals);
         begin(&config, &mut training, restored, taken_over)?;
-        training.train()?;
-        let tested = training.test()?;
-        let results = summary(&config, choice, &prepared, &training, tested);
-        results.write(&directory.results())?;
-        Ok(results)
+        // Not before: it reads the log, which is now what it should be.
+        let wandb = Wandb::start(&config, directory.path());
+        let outcome = complete(&config, choice, &prepared, &directory, &mut training);
+        if let Some(wandb) = wandb {
+            wandb.finish();
+        }
+        outcome
     }
+}
+
+/// Trains, tests and writes down what came of it.
+fn complete(
+    config: &Config,
+    choice: Choice,
+    prepared: &Prepared,
+    directory: &RunDir,
+    training: &mut TrainingLoop<'_>,
+) -> Result<Results> {
+    training.train()?;
+    let tested = training.test()?;
+    let baselines = training.baselines()?;
+    let results = summary(config, choice, prepared, training, &tested, &baselines);
+    results.write(&directory.results())?;
+    training.close_events(&results);
+    report::write_or_say(directory.path());
+    Ok(results)
 }
 
 /// The results of a run that has nothing left to do.
@@ -187,6 +214,10 @@ fn finished(
     let ended = training_loop::ended_by(config, &restored?.counters, steps_per_epoch)?;
     let results = Results::read(&directory.results())?;
     say(format_args!("{} is finished (ended by {ended})", directory.path().display()));
+    report::write_or_say(directory.path());
+    if let Some(wandb) = Wandb::start(config, directory.path()) {
+        wandb.finish();
+    }
     Some(results)
 }
 
@@ -224,16 +255,16 @@ fn summary(
     choice: Choice,
     prepared: &Prepared,
     training: &TrainingLoop<'_>,
-    [filtered, kept]: [crate::eval::Metrics; 2],
+    tested: &Tested,
+    baselines: &[Evaluation],
 ) -> Results {
     let at = training.counters();
     let best = at.stopping.best.as_ref();
     // Without validation the last weights are kept.
     let epochs = at.epoch + u32::from(at.step_in_epoch > 0);
-    let all_data = config.data.all_data;
     let filter_seen = config.eval.filter_seen;
-    let (test, other) = if filter_seen { (&filtered, &kept) } else { (&kept, &filtered) };
-    let other = metric_map(other);
+    let [test_seen_kept, test_seen_filtered] = others(tested, filter_seen);
+    let plan = &prepared.plan;
     Results {
         version: env!("CARGO_PKG_VERSION").to_string(),
         dataset: prepared.dataset.name.clone(),
@@ -249,23 +280,17 @@ fn summary(
         steps: at.step,
         ended_by: training.ended_by().to_string(),
         valid: best.map(|best| best.metrics.clone()).unwrap_or_default(),
-        test: metric_map(test),
-        test_seen_kept: (filter_seen && !all_data).then(|| other.clone()),
-        test_seen_filtered: (!filter_seen && !all_data).then_some(other),
-        seen_targets: filtered.seen_targets,
-        protocol: Protocol {
-            split: match config.eval.split {
-                _ if all_data => ALL_DATA.to_string(),
-                SplitRule::LeaveOneOut => "leave_one_out".to_string(),
-            },
-            mode: "full".to_string(),
-            filter_seen,
-            test_rows: test.rows,
-        },
+        test: metric_map(&tested.test),
+        test_seen_kept,
+        test_seen_filtered,
+        baselines: baselines.iter().map(|b| BaselineResults::new(b, filter_seen)).collect(),
+        seen_targets: tested.seen_targets,
+        protocol: judge::describe(config, &plan.split, plan.interactions),
         train_seconds: at.train_seconds,
         eval_seconds: at.eval_seconds,
         tokens_per_second: at.tokens as f64 / at.train_seconds.max(1e-9),
         peak_rss_bytes: memory::peak_resident(),
+        data: Some(prepared.statistics.clone()),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Everything before the first step: data, split, batches, and whether it all fits into memory.
 
 use super::init_from::{self, Source};
+use super::judge::{self, Judge};
 use super::progress::{draws_bars, say};
 use super::schedule;
 use crate::batch::TrainingBatches;
 use crate::config::{Config, ModelConfig};
 use crate::cpu::memory::{BatchSizes, batch_bytes, model_bytes};
-use crate::data::{self, Dataset, EvalRow, Sequences, Split};
+use crate::data::{self, Dataset, EvalRow, Sequences, Split, SplitCounts, Statistics};
+use crate::eval;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
 use std::fmt;
@@ -26,12 +28,16 @@ const BATCH_REMEDY: &str = "lower train_batch_size (or train_batch_sequences), e
 pub struct Prepared {
     /// Names and vocabularies; its sequences have moved to the field beside.
     pub dataset: Dataset,
+    /// Figures of the data.
+    pub statistics: Statistics,
     /// Histories of all users.
     pub sequences: Arc<Sequences>,
     /// Items at the end of the catalogue that the data no longer has: `keep_expired`.
     pub expired: usize,
     /// What trains and what is predicted.
     pub split: Arc<Split>,
+    /// What the predictions are compared with.
+    pub judge: Judge,
     /// Training batches.
     pub batches: Arc<TrainingBatches>,
     /// Sizes, for people.
@@ -43,6 +49,8 @@ pub struct Prepared {
 pub struct Plan {
     /// Number of weights.
     pub parameters: u128,
+    /// Rows and users of each part.
+    pub split: SplitCounts,
     /// Training interactions an epoch visits.
     pub interactions: u64,
     /// Optimizer steps an epoch.
@@ -59,8 +67,8 @@ impl fmt::Display for Plan {
         write!(
             f,
             "{} parameters, {} training interactions and {steps} steps an epoch, at most {} steps, \
-             about {mebibytes} MiB beside the data",
-            self.parameters, self.interactions, self.planned_steps
+             about {mebibytes} MiB beside the data\n{}",
+            self.parameters, self.interactions, self.planned_steps, self.split
         )
     }
 }
@@ -85,12 +93,15 @@ pub fn prepare_with(
     check_valid_metric(config)?;
     // Every model has an item: what does not fit now will not fit when the data has been read.
     memory::require("the model", model_memory(config, 1), REMEDY)?;
-    let mut dataset = match dataset {
-        Some(dataset) => dataset,
+    let (mut dataset, statistics) = match dataset {
+        Some(dataset) => {
+            let statistics = Statistics::of(&dataset);
+            (dataset, statistics)
+        }
         None => {
             let (dataset, statistics) = data::load(&config.data, draws_bars(config.run.progress))?;
-            say(statistics);
-            dataset
+            say(&statistics);
+            (dataset, statistics)
         }
     };
     let expired = init_from::expired(config, source, &dataset.items)?;
@@ -101,32 +112,27 @@ pub fn prepare_with(
     let all_data = config.data.all_data;
     let split = Arc::new(match all_data {
         true => data::keep_all(&sequences),
-        false => data::split(&sequences, config.eval.split),
+        false => {
+            let times = dataset.times.as_deref();
+            data::split(&sequences, times, &config.eval, config.eval_seed())?
+        }
     });
-    if !all_data && (split.valid.is_empty() || split.test.is_empty()) {
-        return Err(Error::config(
-            "dataset",
-            "no user has the 3 interactions that training, validation and test need",
-            "relax the filters, or use longer histories",
-        ));
+    if !all_data {
+        judge::refuse_empty_parts(config, &split)?;
     }
     let (of_sequences, of_split) = (sequences.clone(), split.clone());
     let batches =
         TrainingBatches::new(of_sequences, of_split, items, &config.model, &config.train)?;
-    if evaluated_tokens(config, &split) > u64::from(u32::MAX) {
-        return Err(Error::config(
-            "eval_batch_size",
-            "a batch would have more than 2^32 tokens",
-            "lower it, or max_len",
-        ));
-    }
     let plan = plan(config, &sequences, &split, &batches);
     memory::require("training", plan.memory, BATCH_REMEDY)?;
+    let judge = Judge::new(config, &sequences, &split, items)?;
     Ok(Prepared {
         dataset,
+        statistics,
         sequences,
         expired: expired.len(),
         split,
+        judge,
         batches: Arc::new(batches),
         plan,
     })
@@ -134,7 +140,8 @@ pub fn prepare_with(
 
 fn check_valid_metric(config: &Config) -> Result<()> {
     let (metric, cutoff) = config.eval.valid_metric;
-    if config.eval.metrics.contains(&metric) && config.eval.topk.contains(&cutoff) {
+    let known = config.eval.topk.contains(&cutoff) || !metric.has_cutoff();
+    if config.eval.metrics.contains(&metric) && known {
         return Ok(());
     }
     Err(Error::config(
@@ -156,6 +163,7 @@ fn plan(config: &Config, sequences: &Sequences, split: &Split, batches: &Trainin
     let threads = super::actual_threads(config.run.threads);
     Plan {
         parameters: ParameterTable::count(&model, items),
+        split: SplitCounts::new(split),
         interactions: batches.interactions(),
         steps_per_epoch,
         planned_steps: schedule::planned_steps(&config.train, steps_per_epoch),
@@ -167,9 +175,10 @@ fn plan(config: &Config, sequences: &Sequences, split: &Split, batches: &Trainin
 /// Tokens of the largest batch that is only ranked.
 fn evaluated_tokens(config: &Config, split: &Split) -> u64 {
     let length = |row: &EvalRow| (u64::from(row.position) + 1).min(config.model.max_len as u64);
-    let batches = [&split.valid, &split.test].into_iter().flat_map(|rows| {
-        rows.chunks(config.eval.batch_size.max(1)).map(|rows| rows.iter().map(length).sum())
-    });
+    let size = eval::rows_at_once(config.eval.batch_size, config.model.max_len);
+    let batches = [&split.valid, &split.test]
+        .into_iter()
+        .flat_map(|rows| rows.chunks(size).map(|rows| rows.iter().map(length).sum()));
     batches.max().unwrap_or(0)
 }
 

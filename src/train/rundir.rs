@@ -6,18 +6,25 @@
 //! | `items.tsv` | `index`, `item` (external id, escaped), `interactions` |
 //! | `users.tsv` | `index`, `user` (external id, escaped) |
 //! | `histories.safetensors` | `offsets` U64 `[users + 1]` into `items` U32: each user's item indices, oldest first; SHA-256 at its end |
+//! | `negatives.safetensors` | under sampling: target and negatives of each row |
 //! | `checkpoint/state.safetensors` | the latest checkpoint |
 //! | `model.safetensors` | weights of the best epoch |
 //! | `metrics.jsonl` | a line for each evaluation |
 //! | `results.json` | what a finished run came to |
+//! | `events.out.tfevents.0.b4r` | the log for TensorBoard |
+//! | `report.html` | all of it, to look at |
+//! | `wandb.id`, `wandb/` | with `log_wandb`: what Weights & Biases calls the run, and its own files |
 //! | `.lock` | empty; locked while a process uses the directory, by the system, so that a kill frees it |
 //!
 //! External ids are escaped so that one line is one id: `\\`, `\t`, `\n`, `\r`.
 
 use super::files;
+use super::judge::Judge;
+use super::negatives_file::write_negatives;
 use super::tensor_file::{Source, write};
 use crate::config::{Config, RunConfig};
-use crate::data::{Dataset, Sequences, Vocabulary};
+use crate::data::{Dataset, Sequences, Split, Vocabulary};
+use crate::tracking::{tensorboard, wandb};
 use crate::{Error, Result};
 use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
@@ -36,13 +43,31 @@ pub const ITEMS: &str = "items.tsv";
 pub const USERS: &str = "users.tsv";
 /// Each user's items.
 pub const HISTORIES: &str = "histories.safetensors";
+/// What each row was ranked among, where that is not all items.
+pub const NEGATIVES: &str = "negatives.safetensors";
 pub(super) const CHECKPOINT: &str = "checkpoint/state.safetensors";
 /// Weights of the best epoch.
 pub const MODEL: &str = "model.safetensors";
-const METRICS: &str = "metrics.jsonl";
-const RESULTS: &str = "results.json";
+/// A line for each evaluation.
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const RESULTS: &str = "results.json";
+/// The run to look at.
+pub(crate) const REPORT: &str = "report.html";
 /// Everything a run writes; the checkpoint first, so that a half-cleared directory cannot be resumed.
-const ALL: [&str; 8] = [CHECKPOINT, RESULTS, MODEL, METRICS, HISTORIES, USERS, ITEMS, CONFIG];
+const ALL: [&str; 12] = [
+    CHECKPOINT,
+    RESULTS,
+    MODEL,
+    METRICS,
+    NEGATIVES,
+    HISTORIES,
+    USERS,
+    ITEMS,
+    CONFIG,
+    REPORT,
+    tensorboard::FILE_NAME,
+    wandb::ID_FILE,
+];
 
 /// A run directory that this process holds the lock of.
 #[derive(Debug)]
@@ -151,6 +176,11 @@ impl RunDir {
         self.path.join(METRICS)
     }
 
+    /// The log for TensorBoard.
+    pub fn events(&self) -> PathBuf {
+        self.path.join(tensorboard::FILE_NAME)
+    }
+
     /// What the run came to.
     pub fn results(&self) -> PathBuf {
         self.path.join(RESULTS)
@@ -175,6 +205,20 @@ impl RunDir {
             users.try_for_each(|(index, user)| writeln!(out, "{index}\t{}", escape(user)))
         })?;
         write_histories(&self.path.join(HISTORIES), sequences)
+    }
+}
+
+impl RunDir {
+    /// Writes the negatives, if any are drawn.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_negatives(&self, judge: &Judge, split: &Split) -> Result<()> {
+        let path = self.path.join(NEGATIVES);
+        if judge.valid.is_none() && judge.test.is_none() {
+            return files::remove_if_present(&path);
+        }
+        write_negatives(&path, judge, split)
     }
 }
 

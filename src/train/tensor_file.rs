@@ -183,9 +183,19 @@ impl TensorFile {
         }
     }
 
-    /// The text under the one metadata key.
+    /// The text under the one metadata key of our own files.
     pub fn note(&self) -> Option<&str> {
-        self.metadata.metadata().as_ref()?.get(NOTE).map(String::as_str)
+        self.text(NOTE)
+    }
+
+    /// The text under metadata key `key`.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Sizes of tensor `name`, outermost first.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.metadata.info(name).map(|info| info.shape.as_slice())
     }
 
     /// Names of all tensors, checksum left out, in file order.

@@ -7,6 +7,7 @@
 use super::checkpoint::{self, Counters, Note};
 use super::early_stopping::Best;
 use super::interruptible::Interruptible;
+use super::judge::{Judged, Part, Tested};
 use super::metrics_log::{self, Line};
 use super::prepare::Prepared;
 use super::progress::{EpochProgress, draws_bars, say};
@@ -14,13 +15,13 @@ use super::resume::Restored;
 use super::rundir::{RunDir, items_sha256};
 use super::schedule::{learning_rate, planned_steps};
 use super::signals::Signals;
-use super::{files, model_file};
+use super::{files, model_file, results::Results};
 use crate::batch::loader::prefetch;
 use crate::config::Config;
-use crate::data::EvalRow;
-use crate::eval::{self, Metrics, RankedData};
+use crate::eval::Metrics;
 use crate::model::engine::{Engine, State, Step};
-use crate::{Error, Result, config};
+use crate::tracking::tensorboard::EventFile;
+use crate::{Error, Result, baseline, config};
 use serde_json::{Map, Value};
 use std::time::Instant;
 
@@ -35,6 +36,8 @@ pub struct TrainingLoop<'a> {
     items_sha256: String,
     counters: Counters,
     best: Option<Vec<f32>>,
+    /// Begun by [`Self::train`], when the log is what it should be.
+    events: Option<EventFile>,
 }
 
 impl<'a> TrainingLoop<'a> {
@@ -56,6 +59,7 @@ impl<'a> TrainingLoop<'a> {
             items_sha256: items_sha256(&prepared.dataset.items),
             counters: Counters::default(),
             best: None,
+            events: None,
         }
     }
 
@@ -87,12 +91,18 @@ impl<'a> TrainingLoop<'a> {
         self.engine.load_state(&State { parameters, first_moment, second_moment })
     }
 
-    /// Trains to the end and leaves the best weights in `model.safetensors`, or the last with `all_data`.
+    /// Trains to the end and leaves the best weights in `model.safetensors`, or the last
+    /// where nothing validates.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
     /// intact.
     pub fn train(&mut self) -> Result<()> {
+        let lines = metrics_log::read(&self.directory.metrics()).unwrap_or_else(|error| {
+            say(format_args!("{error}\nTensorBoard will see this run from here on"));
+            Vec::new()
+        });
+        self.events = Some(EventFile::begin(&self.directory.events(), self.config, &lines));
         while ended_by(self.config, &self.counters, self.steps_per_epoch()).is_none() {
             self.steps()?;
             if self.counters.step_in_epoch < self.steps_per_epoch() {
@@ -113,7 +123,7 @@ impl<'a> TrainingLoop<'a> {
         if self.counters.evaluated_at != Some(self.counters.step) && self.evaluate()? {
             self.export()?;
         }
-        if self.config.data.all_data {
+        if !self.validates() {
             // Nothing says that any others are better. The checkpoint has them too, as those of the last step.
             self.best = Some(self.engine.parameters()?.into_owned());
             self.export()?;
@@ -121,24 +131,47 @@ impl<'a> TrainingLoop<'a> {
         Ok(())
     }
 
-    /// Ranks of the test rows under the best weights: seen items left out, and ranked too.
+    /// Test metrics under the best weights. Where all items are ranked, also with the other choice about seen
+    /// items.
     ///
     /// # Errors
     /// [`Error::Interrupted`], and those of the engine.
-    pub fn test(&mut self) -> Result<[Metrics; 2]> {
+    pub fn test(&mut self) -> Result<Tested> {
         let started = Instant::now();
         if let Some(best) = &self.best {
             self.engine.load_parameters(best)?;
         }
-        let ranks = self.ranks(&self.prepared.split.test, &[true, false])?;
-        let eval = &self.config.eval;
-        let metrics = |filter: usize| {
-            let ranks = ranks.get(filter).map_or(&[][..], Vec::as_slice);
-            Metrics::from_ranks(ranks, &eval.metrics, &eval.topk)
-        };
-        let both = [metrics(0), metrics(1)];
+        let (judged, progress) = (self.judged(), draws_bars(self.config.run.progress));
+        let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
+        let tested = judged.test(&mut engine, progress)?;
         self.counters.eval_seconds += started.elapsed().as_secs_f64();
-        Ok(both)
+        Ok(tested)
+    }
+
+    /// What the baselines come to on the same rows; none where there are no rows, or no memory for them.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn baselines(&self) -> Result<Vec<baseline::Evaluation>> {
+        let split = &self.prepared.split;
+        if split.valid.is_empty() && split.test.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = baseline::evaluate(&self.judged(), &|| self.signals.check());
+        found.or_else(|error| match error {
+            Error::Memory { .. } => {
+                say(format_args!("the results are without baselines: {error}"));
+                Ok(Vec::new())
+            }
+            error => Err(error),
+        })
+    }
+
+    /// Ends the log for TensorBoard with what the run came to.
+    pub fn close_events(&mut self, results: &Results) {
+        if let Some(events) = &mut self.events {
+            events.finish(results);
+        }
     }
 
     /// Where the run stands.
@@ -215,6 +248,11 @@ impl<'a> TrainingLoop<'a> {
         })
     }
 
+    /// Whether anything says which epoch is best.
+    fn validates(&self) -> bool {
+        !self.prepared.split.valid.is_empty()
+    }
+
     fn evaluation_is_due(&self) -> bool {
         (self.counters.epoch + 1).is_multiple_of(self.config.train.eval_step.max(1))
     }
@@ -227,16 +265,16 @@ impl<'a> TrainingLoop<'a> {
         })
     }
 
-    /// Validates and logs; says whether this is the new best, whose weights are then kept. With `all_data`
-    /// there is nothing to validate on, only the loss to log.
+    /// Validates and logs; says whether this is the new best, whose weights are then kept. Without
+    /// validation rows there is only the loss to log.
     fn evaluate(&mut self) -> Result<bool> {
-        let all_data = self.config.data.all_data;
+        let validates = self.validates();
         let started = Instant::now();
         let (eval, counters) = (&self.config.eval, &self.counters);
         let epoch = counters.epoch + u32::from(counters.step_in_epoch > 0);
-        let ranks = self.ranks(&self.prepared.split.valid, &[eval.filter_seen])?;
-        let ranks = ranks.first().map_or(&[][..], Vec::as_slice);
-        let metrics = Metrics::from_ranks(ranks, &eval.metrics, &eval.topk);
+        let (judged, progress) = (self.judged(), draws_bars(self.config.run.progress));
+        let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
+        let metrics = judged.metrics(&mut engine, Part::Valid, progress)?;
         let key = eval.valid_metric.0.key(eval.valid_metric.1);
         let value = metrics.get(&key).unwrap_or_default();
         let counters = &mut self.counters;
@@ -254,13 +292,22 @@ impl<'a> TrainingLoop<'a> {
                 self.prepared.plan.planned_steps,
             ),
             valid: metrics.clone(),
+            tokens: counters.tokens,
             seconds: counters.train_seconds + counters.eval_seconds,
+            train_seconds: counters.train_seconds,
         };
-        let improved = !all_data
-            && counters.stopping.observe(Best { epoch, step: counters.step, value, metrics });
+        // The best evaluation is the one with the highest value.
+        let sign = if eval.valid_metric.0.smaller_is_better() { -1.0 } else { 1.0 };
+        let improved = validates
+            && counters.stopping.observe(Best {
+                epoch,
+                step: counters.step,
+                value: sign * value,
+                metrics,
+            });
         let best = counters.stopping.best.as_ref().map_or(epoch, |best| best.epoch);
-        let judged = match (all_data, improved) {
-            (true, _) => String::new(),
+        let judged = match (validates, improved) {
+            (false, _) => String::new(),
             (_, true) => format!(", {key} {value:.4} (best so far)"),
             (_, false) => format!(", {key} {value:.4} (best: epoch {best})"),
         };
@@ -270,22 +317,19 @@ impl<'a> TrainingLoop<'a> {
         ));
         let log = self.directory.metrics();
         counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
+        if let Some(events) = &mut self.events {
+            events.append(&line);
+        }
         if improved {
             self.best = Some(self.engine.parameters()?.into_owned());
         }
         Ok(improved)
     }
 
-    fn ranks(&mut self, rows: &[EvalRow], filters: &[bool]) -> Result<Vec<Vec<u32>>> {
-        let data = RankedData {
-            sequences: &self.prepared.sequences,
-            rows,
-            item_count: self.prepared.dataset.item_count(),
-        };
-        let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
-        let bars = draws_bars(self.config.run.progress);
-        let size = self.config.eval.batch_size;
-        eval::ranks(&mut engine, &data, &self.config.model, size, filters, bars)
+    /// What rankers are judged on.
+    fn judged(&self) -> Judged<'a> {
+        let Prepared { sequences, split, dataset, judge, .. } = self.prepared;
+        Judged { config: self.config, sequences, split, items: dataset.item_count(), judge }
     }
 
     fn save(&self) -> Result<()> {

@@ -2,6 +2,7 @@
 //! same bits, and what it says when memory runs out.
 
 use super::{Artifacts, Sandbox, assert_equal_runs, assert_fails, files_in, stderr};
+use crate::util::cuda::real_driver;
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -10,8 +11,7 @@ use std::process::Command;
 fn on_gpu(sandbox: &Sandbox, run_dir: &Path, more: &[&str]) -> Command {
     let mut command = sandbox.command(run_dir, &["--device=cuda"]);
     command.args(more);
-    // SAFETY: only asks the loader whether a driver can be opened.
-    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+    if !real_driver() {
         command.env("LD_LIBRARY_PATH", softgpu::library().parent().expect("a folder"));
     }
     command
@@ -62,8 +62,7 @@ fn a_stopped_run_is_resumed_to_the_same_bits() {
 
 #[test]
 fn memory_that_runs_out_is_said_and_nothing_is_written() {
-    // SAFETY: only asks the loader whether a driver can be opened.
-    if unsafe { cudarc::driver::sys::is_culib_present() } {
+    if real_driver() {
         eprintln!("skipped: a real GPU's memory cannot be limited");
         return;
     }

@@ -2,6 +2,7 @@
 
 mod cuda;
 mod disk;
+mod protocols;
 mod refusals;
 mod runs;
 mod stopped;
@@ -180,7 +181,10 @@ impl Artifacts {
         let text = String::from_utf8(read("metrics.jsonl")).expect("UTF-8");
         let line = |line: &str| {
             let mut line: Value = serde_json::from_str(line).expect("a JSON object a line");
-            line.as_object_mut().and_then(|fields| fields.remove("seconds")).expect("seconds");
+            let fields = line.as_object_mut().expect("an object");
+            for time in ["seconds", "train_seconds"] {
+                fields.remove(time).expect(time);
+            }
             line
         };
         let results: Value = serde_json::from_slice(&read("results.json")).expect("JSON");

@@ -17,10 +17,12 @@ fn leaves_a_complete_run_directory() {
         ".lock",
         "checkpoint",
         "config.yaml",
+        "events.out.tfevents.0.b4r",
         "histories.safetensors",
         "items.tsv",
         "metrics.jsonl",
         "model.safetensors",
+        "report.html",
         "results.json",
         "users.tsv",
     ];

@@ -99,7 +99,11 @@ fn values_may_be_python() {
     assert_eq!((eval.metrics.len(), eval.topk), (2, vec![10]));
     good(&["--eval_args={'split': {'LS': 'valid_and_test'}, 'group_by': None, 'order': 'TO'}"]);
     good(&["--eval_args.mode=full", "--eval_args.split.LS=valid_and_test"]);
-    refused(flags(&["--eval_args.split.RS=[8,1,1]"]), "eval_args.split", &["RS", "not available"]);
+    refused(
+        flags(&["--eval_args.split={XS: [8,1,1]}"]),
+        "eval_args.split",
+        &["XS", "RS: [8, 1, 1]"],
+    );
     refused(flags(&["--eval_args=full"]), "eval_args", &["mapping"]);
     assert_eq!(good(&["--clip_grad_norm={'max_norm': 5}"]).train.clip_norm, Some(5.0));
     assert_eq!(good(&["--clip_grad_norm.max_norm=5"]).train.clip_norm, Some(5.0));

@@ -2,7 +2,10 @@
 
 use std::ffi::OsString;
 
-use b4r::config::{Config, Device, Precision, keys, read, resolve, to_yaml, value::Value};
+use b4r::config::{
+    Config, Device, EvalUnit, Mode, Precision, Protocol, Shares, SplitRule, keys, read, resolve,
+    to_yaml, value::Value,
+};
 use proptest::prelude::*;
 
 use super::file;
@@ -24,6 +27,7 @@ fn key_name() -> impl Strategy<Value = String> {
     let known: Vec<String> = keys::all()
         .flat_map(|key| key.aliases.iter().chain([&key.name]))
         .map(|name| name.to_string())
+        .chain(b4r::config::legacy::NAMES.iter().map(|name| name.to_string()))
         .chain(b4r::config::foreign::FOREIGN.iter().map(|foreign| foreign.name.to_string()))
         .collect();
     prop_oneof![8 => proptest::sample::select(known), 1 => "[a-zA-Z_.-]{0,20}"]
@@ -65,6 +69,17 @@ fn config() -> impl Strategy<Value = Config> {
         config.eval.topk = topk.into_iter().collect();
         config.eval.valid_metric = (b4r::config::Metric::ALL[metric], config.eval.topk[0]);
         config.eval.filter_seen = switches[0];
+        if switches[1] {
+            let shares = Shares([rate, f64::from(epsilon), dropout]);
+            config.eval.split =
+                if switches[2] { SplitRule::Ratio(shares) } else { SplitRule::Time(shares) };
+            config.eval.valid_mode = Mode::Popular(batch);
+            config.eval.seed = Some(seed);
+        } else {
+            config.eval.valid_users = switches[3].then_some(batch);
+            config.eval.protocol = switches[2].then_some(Protocol::Sun2019);
+            config.eval.unit = if switches[0] { EvalUnit::Row } else { EvalUnit::RecBole };
+        }
         config.model.tied = switches[1];
         config.data.all_data = switches[0];
         config.train.init_from = switches[1].then(|| path.into());

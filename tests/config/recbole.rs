@@ -1,7 +1,8 @@
 //! RecBole's own configurations: run as they are where they mean the same, refused where they would not.
 
 use super::{flags, refused, yaml};
-use b4r::config::Device;
+use b4r::config::protocol::changed;
+use b4r::config::{Device, EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Shares, SplitRule};
 
 /// Every key of RecBole's defaults for BERT4Rec on ml-100k, spelled with the values that a user's file has.
 const EVERYTHING: &str = r#"
@@ -114,6 +115,7 @@ fn recboles_full_configuration_runs_unmodified() {
     assert_eq!(config.data.field_separator, Some('\t'));
     assert_eq!(config.run.progress, Some(true));
     assert_eq!(config.run.device, Device::Auto(0), "gpu_id: '0' and use_gpu: True were written");
+    assert!(!config.run.log_wandb && config.run.wandb_project == "recbole");
     for key in ["normalize_all", "load_col", "checkpoint_dir", "enable_amp"] {
         assert!(
             resolved.notes.iter().any(|note| note.starts_with(&format!("{key} ("))),
@@ -121,7 +123,7 @@ fn recboles_full_configuration_runs_unmodified() {
             resolved.notes
         );
     }
-    for key in ["loss_type", "model", "transform", "log_wandb", "eval_args.order"] {
+    for key in ["loss_type", "model", "transform", "eval_args.order"] {
         assert!(resolved.satisfied.iter().any(|name| name == key), "{key}");
     }
 }
@@ -147,25 +149,20 @@ fn what_would_change_the_result_is_refused() {
     for (text, key, part) in [
         ("loss_type: BPR", "loss_type", "cross-entropy"),
         ("learner: sgd", "learner", "adamw"),
-        ("learner: adam\nweight_decay: 0.1", "learner", "adamw"),
         ("model: SASRec", "model", "BERT4Rec"),
         ("shuffle: False", "shuffle", "random order"),
         ("encoding: latin-1", "encoding", "UTF-8"),
         ("transform: crop_itemseq", "transform", "mask_itemseq"),
         ("eval_args: {order: RO}", "eval_args.order", "time order"),
-        ("eval_args: {split: {RS: [8,1,1]}}", "eval_args.split", "not available yet"),
-        ("eval_args: {split: {TS: [8,1,1]}}", "eval_args.split", "not available yet"),
-        ("eval_args: {split: {LS: valid_only}}", "eval_args.split", "not available yet"),
         ("eval_args: {split: LS}", "eval_args.split", "not a split rule"),
-        ("eval_args: {mode: uni100}", "eval_args.mode", "not available yet"),
-        ("eval_args: {mode: {valid: full, test: pop100}}", "eval_args.mode", "not available yet"),
-        ("eval_args: {mode: labeled}", "eval_args.mode", "not available yet"),
-        ("eval_setting: RO_RS,full", "eval_setting", "TO_LS"),
-        ("split_ratio: [0.8, 0.1, 0.1]", "split_ratio", "not available yet"),
+        ("eval_args: {mode: labeled}", "eval_args.mode", "labels"),
+        ("eval_args: {split: {RS: [8, 1]}}", "eval_args.split", "three shares"),
+        ("metrics: [RMSE]", "metrics", "labels"),
+        ("leave_one_num: 3", "leave_one_num", "test_only"),
+        ("min_user_inter_num: many", "min_user_inter_num", "whole number"),
+        ("eval_setting: RO_RS,full", "eval_setting", "time order"),
         ("benchmark_filename: [train, valid, test]", "benchmark_filename", "beforehand"),
         ("preload_weight: {item_id: v}", "preload_weight", "pretrained"),
-        ("min_user_inter_num: 5", "min_user_inter_num", "user_inter_num_interval"),
-        ("metrics: [ItemCoverage]", "metrics", "recall"),
         ("hidden_act: swish", "hidden_act", "gelu"),
     ] {
         refused(yaml(text), key, &[part, "conf.yaml:1"][..if text.contains('\n') { 1 } else { 2 }]);
@@ -207,17 +204,177 @@ fn device_wins_over_recboles_keys() {
 }
 
 #[test]
-fn adam_without_decay_is_adamw() {
-    yaml("learner: adam").unwrap();
-    yaml("learner: adam\nweight_decay: 0").unwrap();
-    yaml("learner: AdamW\nweight_decay: 0.1").unwrap();
-    yaml("weight_decay: 0.1").unwrap();
+fn the_learner_says_what_weight_decay_means() {
+    assert_eq!(
+        yaml("learner: adam\nweight_decay: 0.1").unwrap().config.train.learner,
+        Learner::Adam
+    );
+    assert_eq!(
+        yaml("learner: AdamW\nweight_decay: 0.1").unwrap().config.train.learner,
+        Learner::AdamW
+    );
+    assert_eq!(yaml("weight_decay: 0.1").unwrap().config.train.learner, Learner::AdamW);
+}
+
+/// A configuration from the field that RecBole itself refuses, word for word.
+#[test]
+fn the_configuration_from_the_field_runs_as_it_is() {
+    let resolved = yaml(include_str!("../../examples/recbole-ml-100k.yaml")).unwrap();
+    let eval = &resolved.config.eval;
+    assert_eq!(eval.split, SplitRule::Ratio(Shares([4.0, 1.0, 1.0])));
+    assert_eq!(eval.grouping, Grouping::None);
+    assert_eq!((eval.valid_mode, eval.test_mode), (Mode::Uniform(50), Mode::Uniform(50)));
+    assert_eq!((eval.topk.as_slice(), eval.valid_metric), (&[12][..], (Metric::Map, 12)));
+    assert_eq!(eval.metrics, Metric::DEFAULT);
+    assert_eq!(resolved.config.data.rating_field, None);
+    for key in
+        ["load_col", "filter_inter_by_user_or_item", "neg_sampling", "log_wandb", "eval_args.mode"]
+    {
+        assert!(
+            resolved.notes.iter().any(|note| note.starts_with(key)),
+            "{key}: {:?}",
+            resolved.notes
+        );
+    }
+    assert_eq!(resolved.satisfied, ["eval_args.order"]);
+}
+
+#[test]
+fn eval_args_replace_those_of_an_earlier_file_as_a_whole() {
+    let text = "eval_args: {split: {RS: [8, 1, 1]}, group_by: none, mode: pop20}";
+    let of = |flag: &str| super::yaml_and_flags(text, &[flag]).unwrap();
+    let replaced = of("--eval_args={mode: {test: uni7}}");
+    let eval = &replaced.config.eval;
+    assert_eq!(
+        eval.split,
+        SplitRule::LeaveOneOut(HeldOut::ValidAndTest),
+        "our default, not RecBole's"
+    );
+    assert_eq!((eval.valid_mode, eval.test_mode), (Mode::Full, Mode::Uniform(7)));
+    assert!(
+        replaced.notes.iter().any(|note| note.contains("replaces the whole")),
+        "{:?}",
+        replaced.notes
+    );
+    assert!(!replaced.origins.contains_key("eval_args.split"));
+    for flag in ["--eval_args.mode=uni7", "--eval_args.mode.valid=uni7"] {
+        let one = of(flag).config.eval;
+        assert_eq!((one.grouping, one.valid_mode), (Grouping::None, Mode::Uniform(7)), "{flag}");
+    }
+    assert_eq!(of("--eval_args.mode.valid=uni7").config.eval.test_mode, Mode::Popular(20));
+}
+
+#[test]
+fn splits_are_read_in_every_spelling() {
+    let split = |text: &str| yaml(text).unwrap().config.eval.split;
+    let (eight, even) = (Shares([8.0, 1.0, 1.0]), Shares([0.5, 0.25, 0.25]));
+    assert_eq!(split("eval_args: {split: {'RS': [8,1,1]}}"), SplitRule::Ratio(eight));
+    assert_eq!(split("eval_args: {split: {TS: [0.5, 0.25, 0.25]}}"), SplitRule::Time(even));
+    assert_eq!(
+        split("eval_args: {split: {LS: test_only}}\nepochs: 3"),
+        SplitRule::LeaveOneOut(HeldOut::TestOnly)
+    );
+    let flag = |flag: &str| flags(&[flag]).unwrap().config.eval;
+    assert_eq!(flag("--eval_args.split.RS=[8,1,1]").split, SplitRule::Ratio(eight));
+    assert_eq!(flag("--eval_args.split={'TS': [8, 1, 1]}").split, SplitRule::Time(eight));
+    for absent in ["None", "none", "~", ""] {
+        let text = format!("eval_args: {{split: {{RS: [8, 1, 1]}}, group_by: {absent}}}");
+        assert_eq!(yaml(&text).unwrap().config.eval.grouping, Grouping::None, "{absent}");
+    }
+    // Leave-one-out goes by user whatever is said.
+    let resolved = yaml("eval_args: {group_by: None}").unwrap();
+    assert_eq!(resolved.config.eval.grouping, Grouping::User);
+    assert!(resolved.notes.iter().any(|note| note.starts_with("eval_args.group_by: ignored")));
+}
+
+#[test]
+fn old_spellings_mean_what_they_meant() {
+    let of = |text: &str| {
+        let resolved = yaml(text).unwrap();
+        assert!(
+            resolved.notes.iter().any(|note| note.contains("old spelling")),
+            "{:?}",
+            resolved.notes
+        );
+        resolved.config
+    };
+    let ratio = |shares| SplitRule::Ratio(Shares(shares));
+    let config = of("eval_setting: TO_RS,uni100\nsplit_ratio: [6, 2, 2]\ngroup_by_user: False");
+    assert_eq!((config.eval.split, config.eval.grouping), (ratio([6.0, 2.0, 2.0]), Grouping::None));
+    assert_eq!(config.eval.test_mode, Mode::Uniform(100));
+    assert_eq!(of("eval_setting: TO_RS,full").eval.split, ratio([0.8, 0.1, 0.1]));
+    assert_eq!(of("split_ratio: [0.8, 0.1, 0.1]").eval.split, ratio([0.8, 0.1, 0.1]));
+    // Files of old carry a ratio even where they leave one out.
+    let config = of("split_ratio: [0.8, 0.1, 0.1]\neval_setting: TO_LS,pop100\nleave_one_num: 2");
+    assert_eq!(config.eval.split, SplitRule::LeaveOneOut(HeldOut::ValidAndTest));
+    assert_eq!(config.eval.valid_mode, Mode::Popular(100));
+    let config = of("min_user_inter_num: 5\nmax_user_inter_num: 90\nmin_item_inter_num: 2");
+    let contains = |interval: b4r::config::Interval, xs: [f64; 4]| xs.map(|x| interval.contains(x));
+    assert_eq!(
+        contains(config.data.user_interval, [4.0, 5.0, 90.0, 91.0]),
+        [false, true, true, false]
+    );
+    assert_eq!(
+        contains(config.data.item_interval, [1.0, 2.0, 3.0, 1e9]),
+        [false, true, true, true]
+    );
+    assert_eq!(flags(&["--min_user_inter_num=5"]).unwrap().config.data.user_interval.low, 5.0);
+}
+
+#[test]
+fn a_protocol_sets_what_was_published_and_other_keys_win() {
+    let of = |text: &str| yaml(text).unwrap();
+    let eval = of("protocol: klenitskiy2023").config.eval;
+    assert_eq!(eval.split, SplitRule::LeaveOneOut(HeldOut::ValidAndTest));
+    assert_eq!((eval.filter_seen, eval.valid_users, eval.test_mode), (true, None, Mode::Full));
+    assert_eq!(of("protocol: petrov2022").config.eval.valid_users, Some(2048));
+    let eval = of("protocol: sun2019\nepochs: 9").config.eval;
+    assert_eq!(eval.split, SplitRule::LeaveOneOut(HeldOut::TestOnly));
+    assert_eq!(eval.test_mode, Mode::Popular(100));
+    refused(yaml("protocol: sun2019"), "epochs", &["no validation"]);
+    let eval = of("protocol: recbole").config.eval;
+    assert_eq!((eval.filter_seen, eval.unit), (false, EvalUnit::RecBole));
+    // Wherever it stands, the protocol comes first.
+    for text in ["protocol: petrov2022\nvalid_users: 7", "valid_users: 7\nprotocol: petrov2022"] {
+        let resolved = of(text);
+        assert_eq!(resolved.config.eval.valid_users, Some(7));
+        let said = |part: &str| resolved.notes.iter().any(|note| note.contains(part));
+        assert!(
+            said("Petrov and Macdonald") && said("valid_users is 7 instead"),
+            "{:?}",
+            resolved.notes
+        );
+        assert_eq!(changed(&resolved.config.eval), ["valid_users"]);
+    }
+    assert!(changed(&of("protocol: petrov2022").config.eval).is_empty());
+    assert_eq!(of("protocol: ~").config.eval, Default::default());
+    let resolved = of("protocol: sun2019\neval_args: {mode: full}\nepochs: 1");
+    assert_eq!(resolved.config.eval.split, SplitRule::LeaveOneOut(HeldOut::TestOnly), "not lost");
+    assert_eq!(changed(&resolved.config.eval), ["eval_args.mode"]);
+}
+
+#[test]
+fn what_contradicts_recboles_lists_is_refused() {
+    assert!(!yaml("eval_unit: recbole").unwrap().config.eval.filter_seen);
+    refused(yaml("eval_unit: recbole\nfilter_seen: true"), "filter_seen", &["recbole"]);
+    refused(yaml("eval_unit: recbole\nrepeatable: false"), "filter_seen", &["recbole"]);
+    let ratio = "valid_users: 5\neval_args: {split: {RS: [8, 1, 1]}}";
+    refused(yaml(ratio), "valid_users", &["leave-one-out"]);
+}
+
+#[test]
+fn metrics_beyond_the_usual_ones_can_decide() {
+    let text = "metrics: [GAUC, ItemCoverage, AveragePopularity, GiniIndex, ShannonEntropy, TailPercentage]";
+    let eval = yaml(&format!("{text}\nvalid_metric: GAUC\ntail_ratio: 3")).unwrap().config.eval;
+    assert_eq!((eval.metrics.len(), eval.valid_metric), (6, (Metric::Gauc, 0)));
+    assert_eq!((eval.topk.as_slice(), eval.list_length()), (&[5, 10, 20][..], Some(20)));
+    assert_eq!(yaml("topk: 3").unwrap().config.eval.list_length(), None);
 }
 
 #[test]
 fn ignored_keys_are_noted_and_flags_too() {
     let notes =
-        flags(&["--worker=0", "--nproc=2", "--log_wandb=True", "-m", "BERT4Rec"]).unwrap().notes;
+        flags(&["--worker=0", "--nproc=2", "--ip=localhost", "-m", "BERT4Rec"]).unwrap().notes;
     assert_eq!(notes.len(), 3, "{notes:?}");
     assert!(notes.iter().all(|note| note.contains("ignored: ") && note.contains("command line")));
     let notes = yaml("neg_sampling: {uniform: 1}\ntraining_neg_sample_num: 1").unwrap().notes;

@@ -2,9 +2,10 @@
 
 mod bad_input; // one clear error for each kind of damage
 mod formats; // every format, plain and compressed, recognised and given
-mod prepare; // filters, order, numbering, statistics, splits
+mod prepare; // filters, order, numbering, statistics
 mod properties; // arbitrary bytes, round trips, the naive k-core
 mod real; // public data sets, where they are at hand
+mod splits; // training, validation and test
 
 use std::fs;
 use std::io::Write;

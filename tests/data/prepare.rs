@@ -1,7 +1,7 @@
 //! Filters, order, numbering, statistics and splits.
 
-use b4r::config::{Duplicates, Interval, SplitRule};
-use b4r::data::{Dropped, EvalRow, Lengths, Sequences, split};
+use b4r::config::{Duplicates, Interval};
+use b4r::data::{Dropped, Lengths};
 
 use super::{histories, lines, load_both};
 
@@ -165,15 +165,4 @@ fn statistics_count_what_is_left() {
     {
         assert!(shown.contains(part), "`{part}` is not in:\n{shown}");
     }
-}
-
-#[test]
-fn leave_one_out_predicts_the_last_two_of_long_enough_histories() {
-    let sequences =
-        Sequences { offsets: vec![0, 4, 6, 9, 9], items: vec![1, 2, 3, 4, 1, 2, 3, 2, 1] };
-    let split = split(&sequences, SplitRule::LeaveOneOut);
-    assert_eq!(split.train_lengths, [2, 2, 1, 0]);
-    let rows = |rows: [(u32, u32); 2]| rows.map(|(user, position)| EvalRow { user, position });
-    assert_eq!(split.valid, rows([(0, 2), (2, 1)]));
-    assert_eq!(split.test, rows([(0, 3), (2, 2)]));
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use b4r::config::{DataConfig, DataFormat, SplitRule};
-use b4r::data::{load, split};
+use b4r::config::{DataConfig, DataFormat, EvalConfig, Grouping, Shares, SplitRule};
+use b4r::data::{SplitCounts, load, split};
 
 /// Folder and file, users, items, interactions.
 const FILES: [(&str, u64, u64, u64); 10] = [
@@ -42,7 +42,7 @@ fn public_files_have_their_known_counts() {
         let found = (statistics.users, statistics.items, statistics.interactions);
         assert_eq!(found, (users, items, interactions), "{file}");
         assert_eq!(dataset.times.is_some(), file.contains(".inter"), "{file}");
-        let split = split(&dataset.sequences, SplitRule::LeaveOneOut);
+        let split = split(&dataset.sequences, None, &EvalConfig::default(), 0).unwrap();
         assert_eq!(split.test.len() as u64 + statistics.short_users, users, "{file}");
     }
 }
@@ -86,4 +86,36 @@ fn given_formats_agree_with_the_recognised_ones() {
             assert_eq!(load(&config, false).unwrap().0.sequences, sniffed.sequences);
         }
     }
+}
+
+/// Rows and users as RecBole 1.2.1 counts them on its own ml-100k, where times do not come together by
+/// being rounded to 32 bits.
+#[test]
+fn splits_of_ml_100k_have_the_rows_that_recbole_has() {
+    let Some(folder) = data() else { return };
+    if !folder.join("ml-100k/ml-100k.inter").is_file() {
+        eprintln!("skipped: ml-100k is not in B4R_DATA");
+        return;
+    }
+    let (dataset, _) = load(&DataConfig::default(), false).unwrap();
+    let counts = |split_rule, grouping| {
+        let eval = EvalConfig { split: split_rule, grouping, ..EvalConfig::default() };
+        let split = split(&dataset.sequences, dataset.times.as_deref(), &eval, 0).unwrap();
+        let counts = SplitCounts::new(&split);
+        [
+            (counts.train_rows, counts.train_users),
+            (counts.valid_rows, counts.valid_users),
+            (counts.test_rows, counts.test_users),
+        ]
+    };
+    let four = SplitRule::Ratio(Shares([4.0, 1.0, 1.0]));
+    assert_eq!(counts(four, Grouping::None), [(66_039, 645), (16_509, 250), (16_509, 241)]);
+    assert_eq!(counts(four, Grouping::User), [(66_829, 943), (16_114, 943), (16_114, 943)]);
+    let eight = SplitRule::Ratio(Shares([8.0, 1.0, 1.0]));
+    assert_eq!(counts(eight, Grouping::User), [(80_065, 943), (9_496, 943), (9_496, 943)]);
+    let seven = SplitRule::Ratio(Shares([0.7, 0.1, 0.2]));
+    assert_eq!(counts(seven, Grouping::None), [(69_341, 673), (9_905, 162), (19_811, 301)]);
+    let [train, valid, test] = counts(SplitRule::Time(Shares([8.0, 1.0, 1.0])), Grouping::User);
+    assert_eq!((train.0 + valid.0 + test.0, test.0), (99_057, 9_906));
+    assert_eq!((train.1, valid.1, test.1), (866, 866, 166));
 }

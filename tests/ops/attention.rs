@@ -2,9 +2,15 @@
 //! tokens or some.
 
 use super::attention_dropout;
-use crate::util::fixture::{Case, Dropout, Results, hold};
+use crate::util::cuda::{Gpu, count};
+use crate::util::fixture::{Case, Dropout, Results, cases, hold, hold_bf16};
 use b4r::cpu::attention::{self, Scratch, Sequences};
 use b4r::cpu::lane::Rows;
+use b4r::cuda::memory::{Slice, Storage};
+use b4r::cuda::operands::Count;
+use b4r::cuda::step::{Rate, Size, StepBlock};
+use b4r::{cuda, philox};
+use half::bf16;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -85,35 +91,259 @@ fn cpu(case: &Case<Parameters>) -> Results {
         .grad("value", half(&d_kv, 1, width))
 }
 
+/// More room than a case needs: what lies beyond must stay as it was.
+const SPARE: usize = 3;
+/// What it was.
+const UNTOUCHED: f32 = 7.25;
+
+/// Sequences of a case on the device, in buffers with room for [`SPARE`] more sequences, tokens and queries.
+struct OnDevice {
+    gpu: Gpu,
+    sequences: cuda::attention::Sequences,
+    dropout: cuda::operands::AttentionDropout,
+}
+
+impl OnDevice {
+    fn new(case: &Case<Parameters>) -> Self {
+        let Parameters { heads, lengths, layer, dropout } = &case.parameters;
+        let [tokens, width] = *case.shape("key") else { panic!("key is a matrix") };
+        let rows = case.integers("rows");
+        let (cu_seqlens, cu_queries) = bounds(lengths, rows);
+        let gpu = Gpu::new(StepBlock {
+            tokens: tokens as u32,
+            sequences: lengths.len() as u32,
+            rows: rows.len() as u32,
+            number: dropout.step as u32,
+            key: philox::key(dropout.dropout_seed),
+            ..StepBlock::default()
+        });
+        // Numbers that nobody may take for a place in memory.
+        let spacious = |values: &[u32]| gpu.copy(&[values, &[u32::MAX; SPARE]].concat());
+        let cu_seqlens = spacious(&cu_seqlens);
+        let all = rows.len() == tokens;
+        let tokens = count(Size::Tokens, tokens + SPARE);
+        let sequences = cuda::attention::Sequences {
+            sequences: count(Size::Sequences, lengths.len() + SPARE),
+            cu_seqlens,
+            cu_queries: if all { cu_seqlens } else { spacious(&cu_queries) },
+            rows: match all {
+                true => cuda::operands::Rows::All,
+                false => cuda::operands::Rows::Selected {
+                    tokens: spacious(rows),
+                    rows: Default::default(),
+                },
+            },
+            tokens,
+            queries: if all { tokens } else { count(Size::Rows, rows.len() + SPARE) },
+            max_len: 1024,
+            heads: *heads,
+            width,
+        };
+        let dropout = cuda::operands::AttentionDropout {
+            layer: *layer,
+            rate: Rate::new(dropout.attention_dropout),
+        };
+        OnDevice { gpu, sequences, dropout }
+    }
+
+    /// Rows of `width` on the device, and [`SPARE`] more.
+    fn store<S: Storage>(&self, values: &[f32], width: usize) -> Slice<S> {
+        self.gpu.store(&[values, &vec![UNTOUCHED; SPARE * width]].concat())
+    }
+
+    /// Room for as much.
+    fn room<S: Storage>(&self, rows: Count, width: usize) -> Slice<S> {
+        self.gpu.store(&vec![UNTOUCHED; rows.most * width])
+    }
+
+    /// What was written there, and nothing else was.
+    fn load<S: Storage>(&self, slice: Slice<S>, width: usize) -> Vec<f32> {
+        let mut values = self.gpu.load(slice);
+        let beyond = values.split_off(values.len() - SPARE * width);
+        assert!(beyond.iter().all(|&x| x == UNTOUCHED), "written beyond the last row");
+        values
+    }
+}
+
+fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
+    let device = OnDevice::new(case);
+    let OnDevice { gpu, sequences, dropout } = &device;
+    let d = sequences.width;
+    let q = device.store::<S>(&case.input("query"), d);
+    let kv = side_by_side(&case.input("key"), &case.input("value"), d);
+    let kv = device.store::<S>(&kv, 2 * d);
+    let upstream = device.store::<S>(&case.input("upstream"), d);
+    let log_sum_exp = device.room::<f32>(sequences.queries, sequences.heads);
+    let context = device.room::<S>(sequences.queries, d);
+    let d_q = device.room::<S>(sequences.queries, d);
+    let d_kv = device.room::<S>(sequences.tokens, 2 * d);
+    let launcher = gpu.launcher();
+    cuda::attention::forward(launcher, sequences, *dropout, q, kv, log_sum_exp, context).unwrap();
+    cuda::attention::backward(
+        launcher,
+        sequences,
+        *dropout,
+        q,
+        kv,
+        log_sum_exp,
+        context,
+        upstream,
+        d_q,
+        d_kv,
+    )
+    .unwrap();
+    device.load(log_sum_exp, sequences.heads);
+    let d_kv = device.load(d_kv, 2 * d);
+    Results::default()
+        .out("context", device.load(context, d))
+        .grad("query", device.load(d_q, d))
+        .grad("key", half(&d_kv, 0, d))
+        .grad("value", half(&d_kv, 1, d))
+}
+
 #[test]
 fn cpu_agrees_with_pytorch() {
     hold("attention", "cpu", cpu);
 }
 
-/// Scores of 500 and more, whose exponentials overflow unless the row's maximum is taken off first.
+#[test]
+fn cuda_f32_agrees_with_pytorch() {
+    hold("attention", "cuda f32", cuda::<f32>);
+}
+
+#[test]
+fn cuda_bf16_agrees_with_pytorch() {
+    hold_bf16("attention", "cuda bf16", |case| Some(cuda::<bf16>(case)));
+}
+
+/// The same bits however blocks and threads are scheduled, which the software GPU does at random.
+#[test]
+fn cuda_sums_in_one_order() {
+    let cases = cases::<Parameters>("attention");
+    let case = cases.iter().find(|case| case.name == "k24_dropout").unwrap();
+    let (first, second) = (cuda::<bf16>(case), cuda::<bf16>(case));
+    for name in ["out.context", "grad.query", "grad.key", "grad.value"] {
+        assert!(first.get(name) == second.get(name), "{name} differs from run to run");
+    }
+}
+
+/// The error that a launch with these sizes ends in, in buffers made for one token of width 16 in one head.
+fn refusal(heads: usize, width: usize, tokens: usize) -> String {
+    let gpu = Gpu::new(StepBlock::default());
+    let tokens = count(Size::Tokens, tokens);
+    let sequences = cuda::attention::Sequences {
+        sequences: count(Size::Sequences, 1),
+        cu_seqlens: gpu.copy(&[0, 1]),
+        cu_queries: gpu.copy(&[0, 1]),
+        rows: cuda::operands::Rows::All,
+        tokens,
+        queries: tokens,
+        max_len: 1,
+        heads,
+        width,
+    };
+    let dropout = cuda::operands::AttentionDropout { layer: 0, rate: Rate::NONE };
+    let (q, kv) = (gpu.buffer::<f32>(16), gpu.buffer(32));
+    let (log_sum_exp, context) = (gpu.buffer(1), gpu.buffer(16));
+    cuda::attention::forward(gpu.launcher(), &sequences, dropout, q, kv, log_sum_exp, context)
+        .map_or_else(|error| error.to_string(), |()| String::new())
+}
+
+#[test]
+fn cuda_refuses_sizes_that_no_kernel_takes() {
+    assert_eq!(refusal(1, 16, 1), "");
+    for (heads, width) in [(0, 16), (3, 16), (4, 16), (1, 144), (1, 0)] {
+        let error = refusal(heads, width, 1);
+        let sizes = format!("width {width} in {heads} heads");
+        assert!(error.contains("attention") && error.contains(&sizes), "{error}");
+    }
+    let error = refusal(1, 16, 2);
+    assert!(error.contains('q') && error.contains("16") && error.contains("32"), "{error}");
+}
+
+/// Scores of 500 and more, whose exponentials overflow unless the row's maximum is taken off first: queries,
+/// keys and values of three keys, 1000, 1001 and 1002 in channel 0, halved by 1 / sqrt(K); values pick keys out.
+struct LargeScores {
+    width: usize,
+    q: Vec<f32>,
+    kv: Vec<f32>,
+}
+
+impl LargeScores {
+    fn new(width: usize) -> Self {
+        let (mut q, mut kv) = (vec![0.0; width], vec![0.0; 3 * 2 * width]);
+        q[0] = 0.5 * (width as f32).sqrt();
+        for key in 0..3 {
+            kv[key * 2 * width] = 1000.0 + key as f32;
+            kv[key * 2 * width + width + key] = 1.0;
+        }
+        LargeScores { width, q, kv }
+    }
+
+    fn hold(context: &[f32]) {
+        let total = 1.0 + (-0.5f32).exp() + (-1.0f32).exp();
+        for (key, &p) in context[..3].iter().enumerate() {
+            let expected = (0.5 * key as f32 - 1.0).exp() / total;
+            assert!((p - expected).abs() < 1e-6, "{context:?}");
+        }
+    }
+}
+
 #[test]
 fn large_scores_do_not_overflow() {
+    let LargeScores { width, q, kv } = LargeScores::new(4);
     let sequences = Sequences {
         cu_seqlens: &[0, 3],
         cu_queries: &[0, 1],
         rows: Rows::Selected(&[1]),
         first: 0,
         heads: 1,
-        width: 4,
+        width,
     };
-    // Keys 1000, 1001 and 1002 in channel 0, halved by 1 / sqrt(K); values pick the keys out.
-    let mut kv = [0.0; 3 * 8];
-    for key in 0..3 {
-        kv[key * 8] = 1000.0 + key as f32;
-        kv[key * 8 + 4 + key] = 1.0;
-    }
     let (mut probabilities, mut context) = ([0.0; 3], [0.0; 4]);
-    let q = [1.0, 0.0, 0.0, 0.0];
     let scratch = &mut Scratch::default();
     attention::forward(&sequences, None, &q, &kv, scratch, &mut probabilities, &mut context);
-    let total = 1.0 + (-0.5f32).exp() + (-1.0f32).exp();
-    for (key, &p) in context[..3].iter().enumerate() {
-        let expected = (0.5 * key as f32 - 1.0).exp() / total;
-        assert!((p - expected).abs() < 1e-6, "{context:?}");
-    }
+    LargeScores::hold(&context);
+}
+
+/// Forward, and backward what is finite: gradients of weights that were made anew from the log-sum-exp.
+#[test]
+fn large_scores_do_not_overflow_on_the_gpu() {
+    let LargeScores { width, q, kv } = LargeScores::new(16);
+    let gpu = Gpu::new(StepBlock { tokens: 3, sequences: 1, rows: 1, ..StepBlock::default() });
+    let sequences = cuda::attention::Sequences {
+        sequences: count(Size::Sequences, 1),
+        cu_seqlens: gpu.copy(&[0, 3]),
+        cu_queries: gpu.copy(&[0, 1]),
+        rows: cuda::operands::Rows::Selected { tokens: gpu.copy(&[1]), rows: Slice::default() },
+        tokens: count(Size::Tokens, 3),
+        queries: count(Size::Rows, 1),
+        max_len: 3,
+        heads: 1,
+        width,
+    };
+    let dropout = cuda::operands::AttentionDropout { layer: 0, rate: Rate::NONE };
+    let (q, kv) = (gpu.copy(&q), gpu.copy(&kv));
+    let (log_sum_exp, context) = (gpu.buffer(1), gpu.buffer(width));
+    let (d_q, d_kv) = (gpu.buffer(width), gpu.buffer(6 * width));
+    let launcher = gpu.launcher();
+    cuda::attention::forward(launcher, &sequences, dropout, q, kv, log_sum_exp, context).unwrap();
+    LargeScores::hold(&gpu.load(context));
+    let d_context = gpu.copy(&vec![1.0; width]);
+    cuda::attention::backward(
+        launcher,
+        &sequences,
+        dropout,
+        q,
+        kv,
+        log_sum_exp,
+        context,
+        d_context,
+        d_q,
+        d_kv,
+    )
+    .unwrap();
+    let weights: f32 = gpu.load(d_kv).chunks(2 * width).map(|token| token[width]).sum();
+    assert!((weights - 1.0).abs() < 1e-4, "d_v of an upstream of ones is the weights: {weights}");
+    assert!(gpu.load(d_q).iter().all(|x| x.is_finite()));
 }

@@ -1,11 +1,16 @@
 //! Cross-entropy over all items, up to 60,000; one target 500 times.
 
-use crate::util::fixture::{Case, Results, hold, segments};
+use crate::util::cuda::{Gpu, count};
+use crate::util::fixture::{Case, Results, hold, hold_bf16, segments};
 use b4r::cpu::gemm::Into;
 use b4r::cpu::item_softmax::{
     Chunk, Problem, TILE_ITEMS, Tiling, combine, exponentials, item_gradient, row_gradient,
     subtract_targets,
 };
+use b4r::cuda::item_softmax as on_gpu;
+use b4r::cuda::memory::Storage;
+use b4r::cuda::step::{Size, StepBlock};
+use half::bf16;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -114,4 +119,55 @@ fn cpu_agrees_with_pytorch() {
 fn cpu_agrees_with_pytorch_in_small_chunks() {
     hold("item_softmax", "cpu, small chunks", |case| cpu(case, true));
     const { assert!(TILE_ITEMS < 3417, "no case would have several tiles") };
+}
+
+/// More rows than there are, for the buffers: what lies beyond must stay as it is.
+const SPARE: usize = 70;
+
+fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
+    let [p, d] = *case.shape("rows") else { panic!("rows is a matrix") };
+    let most = p + SPARE;
+    let gpu = Gpu::new(StepBlock { rows: p as u32, ..StepBlock::default() });
+    let launcher = gpu.launcher();
+    let nan = |len: usize| vec![f32::NAN; len];
+    let problem = on_gpu::Problem {
+        rows: count(Size::Rows, most),
+        width: d,
+        items: case.parameters.items,
+        head: gpu.store::<S>(&[case.input("rows"), nan(SPARE * d)].concat()),
+        targets: gpu.copy(&[case.integers("targets"), &[u32::MAX; SPARE]].concat()),
+        table: gpu.store(&case.input("table")),
+        bias: gpu.copy(&case.input("bias")),
+    };
+    let multiprocessors = launcher.device.multiprocessors();
+    let splits = on_gpu::splits(most, problem.items, multiprocessors);
+    let memory = gpu.buffer(on_gpu::scratch_len(splits, most, d));
+    let scratch = on_gpu::Scratch { memory, splits };
+    let [log_sum_exp, losses] = [(); 2].map(|()| gpu.copy(&nan(most)));
+    let d_head = gpu.store::<S>(&nan(most * d));
+    let (d_table, d_bias) = (gpu.partials(problem.table.len), gpu.partials(problem.bias.len));
+    on_gpu::forward(launcher, problem, scratch, log_sum_exp, losses).unwrap();
+    on_gpu::rows_backward(launcher, problem, log_sum_exp, scratch, d_head).unwrap();
+    on_gpu::table_backward(launcher, problem, log_sum_exp, d_table, d_bias).unwrap();
+    let used = |mut all: Vec<f32>, len: usize| {
+        assert!(all.split_off(len).iter().all(|x| x.is_nan()), "written beyond the last row");
+        all
+    };
+    used(gpu.read(log_sum_exp), p);
+    let loss = used(gpu.read(losses), p).iter().map(|&x| f64::from(x)).sum::<f64>() / p as f64;
+    Results::default()
+        .out("loss", [loss as f32])
+        .grad("rows", used(gpu.load(d_head), p * d))
+        .grad("table", gpu.sum(d_table))
+        .grad("bias", gpu.sum(d_bias))
+}
+
+#[test]
+fn cuda_f32_agrees_with_pytorch() {
+    hold("item_softmax", "cuda f32", cuda::<f32>);
+}
+
+#[test]
+fn cuda_bf16_agrees_with_pytorch() {
+    hold_bf16("item_softmax", "cuda bf16", |case| Some(cuda::<bf16>(case)));
 }

@@ -39,7 +39,9 @@ fn ranked_by_engine(history: &[u32], seen: &[u32]) -> Vec<String> {
     let parameters = read_model(&run_dir().join("model.safetensors"), &table).unwrap();
     let moments = || vec![0.0; table.total];
     let mut engine = CpuEngine::new(model, &TrainConfig::default(), ITEMS, 1).unwrap();
-    engine.load_state(&State { parameters, first_moment: moments(), second_moment: moments() });
+    engine
+        .load_state(&State { parameters, first_moment: moments(), second_moment: moments() })
+        .unwrap();
     let items = [history, &[1]].concat();
     let sequences = Sequences { offsets: vec![0, items.len() as u64], items };
     let rows = [EvalRow { user: 0, position: history.len() as u32 }];

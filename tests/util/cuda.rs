@@ -9,6 +9,7 @@ use b4r::cuda::operands::{
 use b4r::cuda::step::{Size, StepBlock};
 use bytemuck::Pod;
 use std::cell::RefCell;
+use std::sync::OnceLock;
 
 /// A device with buffers that live as long as it.
 pub struct Gpu {
@@ -17,16 +18,16 @@ pub struct Gpu {
     step: Slice<StepBlock>,
 }
 
-/// Whether there is no real driver.
-pub fn softgpu_at_work() -> bool {
-    device();
-    softgpu::loaded()
+/// Whether the machine has a driver of its own.
+pub fn real_driver() -> bool {
+    static REAL: OnceLock<bool> = OnceLock::new();
+    // SAFETY: only asks the loader whether a driver can be opened. Nobody loads the software GPU before.
+    *REAL.get_or_init(|| unsafe { cudarc::driver::sys::is_culib_present() })
 }
 
 /// A device of one's own: a real GPU's where there is a driver, else the software GPU's.
 pub fn device() -> Device {
-    // SAFETY: only asks the loader whether a driver can be opened.
-    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+    if !real_driver() {
         softgpu::load();
     }
     Device::open(0).unwrap()
@@ -61,6 +62,11 @@ impl Gpu {
     pub fn store<S: Storage>(&self, values: &[f32]) -> Slice<S> {
         let stored: Vec<S> = values.iter().map(|&x| S::from_f32(x)).collect();
         self.copy(&stored)
+    }
+
+    /// Writes `values` over a buffer.
+    pub fn write<T: Pod>(&self, slice: Slice<T>, values: &[T]) {
+        self.device.upload(slice, values).unwrap();
     }
 
     /// A buffer to be written, with undefined values.

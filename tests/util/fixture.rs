@@ -214,7 +214,7 @@ impl<P> Case<P> {
                 continue;
             };
             let nearness = match bf16 {
-                true => expected.compare_bf16(got, &self.bf16[name]),
+                true => expected.compare_bf16(got, &self.bf16[name], self.scale()),
                 false => expected.compare(got, self.scale()),
             };
             worst = worst.worse(nearness);

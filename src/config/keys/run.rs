@@ -1,7 +1,7 @@
 //! Keys that say where and on what the run happens.
 
 use super::{Key, Scope, Section};
-use crate::config::parse::{Parsed, Problem, boolean, choice, integer, optional, path, put};
+use crate::config::parse::{Parsed, Problem, boolean, choice, integer, optional, path, put, text};
 use crate::config::value::Value;
 use crate::config::{Device, Precision};
 
@@ -68,6 +68,24 @@ pub(super) const KEYS: &[Key] = &[
             |c, v| put(&mut c.run.precision, optional(v, |v| choice(v, PRECISIONS))),
         )
         .scope(Scope::Result),
+    Section::Run
+        .key(
+            "log_wandb",
+            "",
+            "Log to Weights & Biases through the wandb of python3 (or of the Python in B4R_PYTHON)",
+            |c| Some(c.run.log_wandb.into()),
+            |c, v| put(&mut c.run.log_wandb, boolean(v)),
+        )
+        .scope(Scope::Run),
+    Section::Run
+        .key(
+            "wandb_project",
+            "NAME",
+            "Project of Weights & Biases to log to",
+            |c| Some(Value::Text(c.run.wandb_project.clone())),
+            |c, v| put(&mut c.run.wandb_project, text(v)),
+        )
+        .scope(Scope::Run),
     Section::Run.key(
         "show_progress",
         "",

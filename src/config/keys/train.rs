@@ -6,10 +6,12 @@ use crate::config::parse::{
     text,
 };
 use crate::config::value::Value;
-use crate::config::{BatchSize, Schedule};
+use crate::config::{BatchSize, Learner, Schedule};
 
 const SCHEDULES: &[(&str, Schedule)] =
     &[("constant", Schedule::Constant), ("linear", Schedule::Linear), ("cosine", Schedule::Cosine)];
+
+const LEARNERS: &[(&str, Learner)] = &[("adamw", Learner::AdamW), ("adam", Learner::Adam)];
 
 pub(super) const KEYS: &[Key] = &[
     Section::Training.key(
@@ -22,7 +24,8 @@ pub(super) const KEYS: &[Key] = &[
     Section::Training.key(
         "init_from",
         "RUN",
-        "Begin with the weights of this run directory; items are matched by their ids",
+        "Begin with the weights of this run directory, or of a file from RecBole (docs/weights.md); items \
+         are matched by their ids",
         |c| Some(c.train.init_from.clone().into()),
         |c, v| put(&mut c.train.init_from, optional(v, path)),
     ),
@@ -46,9 +49,9 @@ pub(super) const KEYS: &[Key] = &[
         .key(
             "epochs",
             "N",
-            "Most passes over the training interactions",
+            "Most passes over the training interactions; 0 only judges the weights of init_from",
             |c| Some(c.train.epochs.into()),
-            |c, v| put(&mut c.train.epochs, count(v, 1)),
+            |c, v| put(&mut c.train.epochs, count(v, 0)),
         )
         .scope(Scope::Run),
     Section::Training
@@ -101,19 +104,20 @@ pub(super) const KEYS: &[Key] = &[
         |c| Some(c.train.shift_windows.into()),
         |c, v| put(&mut c.train.shift_windows, boolean(v)),
     ),
-    Section::Training
-        .key(
-            "learner",
-            "NAME",
-            "Optimizer: adamw; adam means the same as long as weight_decay is 0",
-            |_| None,
-            |_, v| {
-                choice(v, &[("adam", ()), ("adamw", ())]).map_err(|error| {
-                    Problem::new(error.problem, "use learner: adamw, the optimizer of this version")
-                })
-            },
-        )
-        .hidden(),
+    Section::Training.key(
+        "learner",
+        "NAME",
+        "Optimizer: adamw (weights decay by themselves) or adam (weight_decay joins the gradient)",
+        |c| Some(name_of(c.train.learner, LEARNERS)),
+        |c, v| {
+            put(
+                &mut c.train.learner,
+                choice(v, LEARNERS).map_err(|error| {
+                    Problem::new(error.problem, "use learner: adamw or learner: adam")
+                }),
+            )
+        },
+    ),
     Section::Training.key(
         "learning_rate",
         "X",
@@ -138,7 +142,7 @@ pub(super) const KEYS: &[Key] = &[
     Section::Training.key(
         "weight_decay",
         "X",
-        "Decoupled weight decay; layer norms and biases have none",
+        "Weight decay; under adamw layer norms and biases have none",
         |c| Some(c.train.weight_decay.into()),
         |c, v| put(&mut c.train.weight_decay, number(v)),
     ),

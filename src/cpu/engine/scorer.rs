@@ -2,13 +2,14 @@
 
 use super::lanes::{Lanes, Network};
 use super::{bias_rows, item_rows, thread_pool};
+use crate::Result;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::cpu::item_softmax::Problem;
 use crate::cpu::top_k::{Best, Entry, NotFinite, TILE_ITEMS, TILE_ROWS, top_k};
 use crate::cpu::vector::{dot, vectorized};
+use crate::model::engine::not_finite;
 use crate::model::params::ParameterTable;
-use crate::{Error, Result};
 use rayon::prelude::*;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -52,7 +53,7 @@ impl Scorer {
     /// core.
     ///
     /// # Errors
-    /// [`Error::Config`] when the threads cannot be started.
+    /// [`crate::Error::Config`] when the threads cannot be started.
     pub fn new(
         model: &ModelConfig,
         items: usize,
@@ -110,7 +111,7 @@ impl Scorer {
     /// (ascending) are left out.
     ///
     /// # Errors
-    /// [`Error::Config`] where a score is not finite.
+    /// [`crate::Error::Config`] where a score is not finite.
     pub fn top_k(
         &self,
         batch: &Batch,
@@ -142,24 +143,12 @@ impl Scorer {
     /// The scores of each row's list of items, from 1.
     ///
     /// # Errors
-    /// [`Error::Config`] where a score is not finite.
+    /// [`crate::Error::Config`] where a score is not finite.
     pub fn score(&self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
-        let d = self.model.hidden_size;
-        let (vectors, bias) = (self.output_vectors(), self.output_bias());
-        let scores: Vec<Vec<f32>> = self.with_rows(batch, |rows| {
-            let of_row = |(row, items): (&[f32], &&[u32])| {
-                let of_item = |&item: &u32| {
-                    let item = item as usize - 1;
-                    let vector = &vectors[item * d..][..d];
-                    bias[item]
-                        + vectorized(
-                            #[inline(always)]
-                            || dot(row, vector),
-                        )
-                };
-                items.iter().map(of_item).collect()
-            };
-            self.pool.install(|| rows.par_chunks_exact(d).zip(items).map(of_row).collect())
+        let (table, bias) = (self.output_vectors(), self.output_bias());
+        let scores = self.with_rows(batch, |rows| {
+            let problem = Problem { rows, targets: &[], table, bias };
+            self.pool.install(|| self::scores(&problem, items))
         });
         let finite = scores.iter().flatten().all(|score| score.is_finite());
         if finite { Ok(scores) } else { Err(not_finite()) }
@@ -168,7 +157,7 @@ impl Scorer {
     /// The `k` items whose embeddings have the largest cosine with that of `item`, from 1, which is left out.
     ///
     /// # Errors
-    /// [`Error::Config`] where a cosine is not finite.
+    /// [`crate::Error::Config`] where a cosine is not finite.
     pub fn similar(&self, item: u32, k: usize) -> Result<Vec<Entry>> {
         let d = self.model.hidden_size;
         let vectors = &self.parameters[item_rows(&self.table.item_embedding, d, self.items)];
@@ -213,8 +202,28 @@ impl Scorer {
     }
 }
 
+/// The scores of each row's list of items, from 1; within the thread pool.
+pub(super) fn scores(problem: &Problem, items: &[&[u32]]) -> Vec<Vec<f32>> {
+    let d = problem.width();
+    let of_row = |(row, items): (&[f32], &&[u32])| {
+        let mut scores = Vec::with_capacity(items.len());
+        vectorized(
+            #[inline(always)]
+            || {
+                for &item in *items {
+                    let item = item as usize - 1;
+                    let vector = &problem.table[item * d..][..d];
+                    scores.push(problem.bias[item] + dot(row, vector));
+                }
+            },
+        );
+        scores
+    };
+    problem.rows.par_chunks_exact(d).zip(items).map(of_row).collect()
+}
+
 /// Tiles of rows and items side by side, then the rows' parts put together; within the thread pool.
-fn top_k_of(
+pub(super) fn top_k_of(
     problem: &Problem,
     seen: &[&[u32]],
     k: usize,
@@ -257,12 +266,4 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let norms = (dot(a, a) * dot(b, b)).sqrt();
     // A vector without length is like no other.
     if norms > 0.0 { dot(a, b) / norms } else { 0.0 }
-}
-
-fn not_finite() -> Error {
-    Error::config(
-        "model",
-        "a score is not finite: the weights are finite but far too large",
-        "train the model anew with a lower learning_rate or with clip_grad_norm",
-    )
 }

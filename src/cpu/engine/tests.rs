@@ -97,6 +97,23 @@ fn threads_do_not_change_a_bit() {
     assert_eq!(run(1), run(5));
 }
 
+/// Under `adam` the decay reaches layer norms too, under `adamw` it does not.
+#[test]
+fn the_learner_decides_which_weights_decay() {
+    let model = ModelConfig { max_len: 9, ..ModelConfig::default() };
+    let norm_after = |learner, weight_decay| {
+        let train = TrainConfig { learner, weight_decay, ..TrainConfig::default() };
+        let mut engine = CpuEngine::new(&model, &train, 300, 1).unwrap();
+        let step = Step { number: 1, seed: 1, learning_rate: 1e-2 };
+        engine.train_step(&batch(300), &step).unwrap();
+        let norm = engine.table.tensors.iter().find(|tensor| tensor.name == "LayerNorm.weight");
+        engine.state.parameters[norm.unwrap().range()].to_vec()
+    };
+    assert_eq!(norm_after(Learner::AdamW, 1.0), norm_after(Learner::AdamW, 0.0));
+    assert_eq!(norm_after(Learner::Adam, 0.0), norm_after(Learner::AdamW, 0.0));
+    assert_ne!(norm_after(Learner::Adam, 1.0), norm_after(Learner::Adam, 0.0));
+}
+
 #[test]
 fn a_step_that_is_not_finite_changes_nothing() {
     let model = ModelConfig { max_len: 9, ..ModelConfig::default() };

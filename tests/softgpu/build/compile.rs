@@ -222,7 +222,7 @@ fn no_compiler(reason: &str) -> String {
     format!(
         "the software GPU, which runs the CUDA kernels in tests, needs a C++ compiler and found none ({}). \
          Install g++ or clang++, or name one in CXX.",
-        reason.trim()
+        reason.trim().replace('\n', " ")
     )
 }
 

@@ -1,12 +1,16 @@
 //! Builds `libcuda.so` from the kernels and the runtime, and a second one from the kernels with planted bugs.
 
+// The package itself includes this module too, and builds the variants with sanitizers.
+#[allow(dead_code)]
 mod compile;
 #[path = "../../../kernels/manifest.rs"]
 mod manifest;
 
 use compile::{Library, Sanitizer};
 use std::env;
+use std::fmt::Display;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -24,65 +28,67 @@ fn build() -> Result<(), String> {
     let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(variable("OUT_DIR")?);
     let target = variable("TARGET")?;
-    let kernels = package
+    let b4r = package
         .join("../../kernels")
         .canonicalize()
         .map_err(|error| format!("cannot find the folder kernels/ of b4r: {error}"))?;
-    println!("cargo:rerun-if-env-changed=SOFTGPU_SANITIZE");
+    let planted = package.join("planted");
     println!("cargo:rerun-if-env-changed=CXX");
-    for folder in
-        [&kernels, &package.join("include"), &package.join("runtime"), &package.join("planted")]
-    {
+    for folder in [&b4r, &package.join("include"), &package.join("runtime"), &planted] {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
-    let sanitizer = sanitizer()?;
-    let planted = package.join("planted");
-    let library = |kernels_of: &Path, name: &str| {
-        let hash = manifest::hash(kernels_of)
-            .map_err(|error| format!("{}: {error}", kernels_of.display()))?;
-        let path = Library {
-            package: &package,
-            kernels: kernels_of,
-            include: &kernels,
-            hash: &hash,
-            sanitizer,
-            target: &target,
-            cache: &out.join("objects"),
-            into: &out.join(name).join(sanitizer.name()),
+    // Without a compiler the program can still be built and most tests run: those that load the library say why
+    // they cannot.
+    let problem = compile::compiler(&target).err();
+    for (kernels, name) in [(&b4r, "KERNELS"), (&planted, "PLANTED")] {
+        let hash = manifest::hash(kernels).map_err(|error| cannot_read(kernels, &error))?;
+        let folder = out.join(name.to_lowercase());
+        let into = folder.join(Sanitizer::None.name());
+        if problem.is_none() {
+            let library = Library {
+                package: &package,
+                kernels,
+                include: &b4r,
+                hash: &hash,
+                sanitizer: Sanitizer::None,
+                target: &target,
+                cache: &out.join("objects"),
+                into: &into,
+            };
+            library.build()?;
         }
-        .build()?;
-        let key = name.to_uppercase();
-        println!("cargo:rustc-env=SOFTGPU_{key}_LIBRARY={}", path.display());
-        println!("cargo:rustc-env=SOFTGPU_{key}_HASH={hash}");
-        fs::write(out.join(format!("{name}.manifest")), image(kernels_of, &hash)?)
-            .map_err(|error| format!("{name}.manifest: {error}"))?;
-        Ok::<(), String>(())
-    };
-    library(&kernels, "kernels")?;
-    library(&planted, "planted")?;
-    println!("cargo:rustc-env=SOFTGPU_TARGET={target}");
-    println!("cargo:rustc-env=SOFTGPU_KERNELS={}", kernels.display());
+        let manifest = folder.with_extension("manifest");
+        fs::write(&manifest, image(kernels, &hash)?)
+            .map_err(|error| format!("cannot write {}: {error}", manifest.display()))?;
+        set(&format!("SOFTGPU_{name}"), &kernels.display());
+        set(&format!("SOFTGPU_{name}_HASH"), &hash);
+        set(&format!("SOFTGPU_{name}_LIBRARY"), &into.join("libcuda.so").display());
+    }
+    if let Some(problem) = &problem {
+        println!("cargo:warning={problem}");
+    }
+    set("SOFTGPU_PROBLEM", &problem.unwrap_or_default());
+    set("SOFTGPU_TARGET", &target);
     Ok(())
+}
+
+/// Gives the package a variable to read while it is compiled.
+fn set(name: &str, value: &dyn Display) {
+    println!("cargo:rustc-env={name}={value}");
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> String {
+    format!("cannot read {}: {error}", path.display())
 }
 
 /// What b4r embeds when it is built without nvcc, of all kernels below a folder.
 fn image(kernels: &Path, hash: &str) -> Result<String, String> {
     let mut names = Vec::new();
     for source in compile::files(kernels, &["cu"])? {
-        let text = fs::read_to_string(&source)
-            .map_err(|error| format!("{}: {error}", source.display()))?;
+        let text = fs::read_to_string(&source).map_err(|error| cannot_read(&source, &error))?;
         names.extend(manifest::kernel_names(&text));
     }
     Ok(manifest::manifest(hash, None, &names) + "\0")
-}
-
-fn sanitizer() -> Result<Sanitizer, String> {
-    match env::var("SOFTGPU_SANITIZE").unwrap_or_default().as_str() {
-        "" => Ok(Sanitizer::None),
-        "address" => Ok(Sanitizer::Address),
-        "thread" => Ok(Sanitizer::Thread),
-        other => Err(format!("SOFTGPU_SANITIZE is {other:?}; it may be address, thread or absent")),
-    }
 }
 
 fn variable(name: &str) -> Result<String, String> {

@@ -96,7 +96,8 @@ void* Arena::variable(const SharedTag& tag) {
     }
     unsigned char* memory = aligned_up(static_next_, tag.alignment < 16 ? 16 : tag.alignment);
     static_bytes_ += tag.size;
-    if (static_bytes_ > STATIC_LIMIT || memory + tag.size + ZONE > base_ + STATIC_ROOM) return nullptr;
+    if (static_bytes_ > STATIC_LIMIT || static_bytes_ + dynamic_bytes_ > DYNAMIC_LIMIT) return nullptr;
+    if (memory + tag.size + ZONE > base_ + STATIC_ROOM) return nullptr;
     hide(static_next_, memory);
     show(memory, tag.size);
     static_next_ = memory + tag.size + ZONE;

@@ -15,7 +15,8 @@ class Arena {
   public:
     // Fresh memory, every byte 0xff.
     void begin_block(size_t dynamic_bytes);
-    // Memory of a variable; null when the block has more than STATIC_LIMIT bytes of them.
+    // Memory of a variable; null when the block has more than STATIC_LIMIT bytes of them, or more than
+    // DYNAMIC_LIMIT together with dynamic memory.
     void* variable(const SharedTag& tag);
     void* dynamic() const { return dynamic_; }
     bool holds(const void* pointer, size_t bytes) const;

@@ -15,6 +15,10 @@ std::string describe(Index index) {
     return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
 }
 
+std::string describe(Where where) {
+    return std::string(where.what) + " (" + where.file + ":" + std::to_string(where.line) + ")";
+}
+
 Block::Block() : fibers_(new Fiber[1024]) {}
 
 void Block::enter_host_thread() { adopt_stack(host_); }
@@ -39,7 +43,7 @@ void Block::begin(Launch& launch, Index index) {
     order_release(&tokens_->start);
     for (unsigned number = 0; number < count_; ++number) {
         Fiber& fiber = fibers_[number];
-        if (fiber.stack.bottom == nullptr) make_stack(fiber.stack);
+        if (fiber.stack.bottom == nullptr) make_stack(fiber.stack, number);
         prepare_stack(fiber.stack, entry);
         const Index threads = launch.threads;
         fiber.view.thread = {number % threads.x, number / threads.x % threads.y, number / threads.x / threads.y};
@@ -191,12 +195,12 @@ void Block::rendezvous(Request& request) {
     Fiber& self = *running_;
     const unsigned lane = self.number % 32;
     Warp& warp = *warp_;
-    if ((request.mask >> lane & 1u) == 0 || (request.mask & ~warp.all) != 0) {
+    const bool absent = (request.mask & ~warp.all) != 0;
+    if (absent || (request.mask >> lane & 1u) == 0) {
         char mask[11];
         std::snprintf(mask, sizeof mask, "0x%08x", request.mask);
-        fail(LAUNCH_FAILED, std::string(request.where.what) + " (" + request.where.file + ":" +
-                                std::to_string(request.where.line) + ") with mask " + mask +
-                                ((request.mask & ~warp.all) != 0 ? ": the warp has fewer lanes" : ": the caller is not in it"));
+        fail(LAUNCH_FAILED, describe(request.where) + " with mask " + mask +
+                                (absent ? ": the warp has fewer lanes" : ": the caller is not in it"));
     }
     self.state = State::RENDEZVOUS;
     self.request = &request;
@@ -248,12 +252,12 @@ std::string Block::who_waits_where() const {
             here = fiber.state == State::RETURNED ? "returned"
                    : where.what == nullptr
                        ? "could run"
-                       : std::string("wait in ") + where.what + " (" + where.file + ":" + std::to_string(where.line) + ")";
+                       : "wait in " + describe(where);
         }
         if (number > 0 && here != last) {
             if (text.size() > 1000) return text + "; ...";
-            text += (text.empty() ? "threads " : "; threads ") + std::to_string(from) + "-" + std::to_string(number - 1) +
-                    " " + last;
+            text += (text.empty() ? "threads " : "; threads ") + std::to_string(from) + "-" +
+                    std::to_string(number - 1) + " " + last;
             from = number;
         }
         last = here;

@@ -91,8 +91,9 @@ class Block {
 };
 
 // The block that runs on this thread of the host, or null.
-extern __thread Block* running_block;
+extern __thread Block* running_block __attribute__((tls_model("initial-exec")));
 
 std::string describe(Index index);
+std::string describe(Where where);
 
 }  // namespace softgpu

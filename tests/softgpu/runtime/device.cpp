@@ -141,6 +141,5 @@ SOFTGPU_API CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
     *least = *greatest = 0;
     return CUDA_SUCCESS;
 }
-SOFTGPU_API CUresult cuCtxSynchronize() { return forbid_in_capture("cuCtxSynchronize"); }
 SOFTGPU_API CUresult cuProfilerStart() { return CUDA_SUCCESS; }
 SOFTGPU_API CUresult cuProfilerStop() { return CUDA_SUCCESS; }

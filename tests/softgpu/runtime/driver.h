@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "launch.h"
 #include "softgpu/runtime.h"
 
 // The numbers of cuda.h.
@@ -35,12 +37,23 @@ enum CUresult {
 
 namespace softgpu {
 
+// Of the launches of the calling thread: SOFTGPU_SEED, what softgpu_set_seed said, or a random number.
+uint64_t seed_of_thread();
+
 // Remembers the sentence for the calling thread (cuGetErrorString and softgpu_last_fault give it), says it on
 // stderr and returns the number.
 CUresult refuse(CUresult code, const std::string& sentence);
 
-// Something the device does: now, or when a graph is launched.
-using Operation = std::function<CUresult()>;
+struct Stream;
+
+// Something the device does when its turn comes, once or at each launch of a graph.
+struct Operation {
+    std::function<CUresult()> run;
+    const char* kernel = nullptr;  // its name, if it is a launch
+    // What has to be done before: the first `ticket` operations of another stream.
+    std::shared_ptr<Stream> waits_for = nullptr;
+    uint64_t ticket = 0;
+};
 
 struct Graph {
     std::vector<Operation> operations;
@@ -50,30 +63,49 @@ struct Graph {
 struct Capture {
     Graph graph;
     bool invalid = false;
-    std::vector<struct Stream*> streams;
+    std::vector<Stream*> streams;
 };
 
-struct Stream {
-    std::mutex mutex;
+// The streams that one thread of the host made. Nothing in them is done before somebody waits for it; then the
+// operations that may be next are done in random order.
+struct Group {
+    std::recursive_mutex mutex;
+    std::vector<std::shared_ptr<Stream>> streams;
+    Random random{0};
+    CUresult error = CUDA_SUCCESS;  // of an operation, until a call returns it
+};
+
+struct Stream : std::enable_shared_from_this<Stream> {
+    std::shared_ptr<Group> group;
+    std::deque<Operation> pending;
+    uint64_t submitted = 0, done = 0;  // numbers of operations
     std::shared_ptr<Capture> capture;
     bool unjoined = false;  // captured work that the first stream does not wait for
 };
 
-struct Event {
-    double milliseconds = 0;
-    bool recorded = false;
-    std::shared_ptr<Capture> capture;  // where it was recorded, if in a capture
-    Stream* stream = nullptr;
-};
-
-// Null is the stream that every context has.
+// Null is the stream that every context has: what it is told, it does at once, after all other work of the thread.
 Stream& stream_of(void* handle);
-// Does the operation, or adds it to the stream's capture.
+// Adds the operation to the stream, or to its capture.
 CUresult submit(void* stream, Operation operation);
-// For calls that a capture on this thread forbids: the error, and the capture is lost.
+// Does what is pending: the first `ticket` operations of a stream, all of a stream, all of this thread's streams.
+CUresult reach(Stream& stream, uint64_t ticket);
+CUresult finish(Stream& stream);
+CUresult finish_thread();
+// All of every thread's streams.
+CUresult finish_all();
+// Decides the order between this thread's streams from now on.
+void seed_streams(uint64_t seed);
+// For calls that a capture forbids, on this thread or on a stream: the error, and the capture is lost.
 CUresult forbid_in_capture(const char* call);
+CUresult forbid_on(Stream& stream, const char* call);
+// A capture under way gets an operation.
+CUresult record(Capture& capture, Operation operation);
+// A stream waits for what another has captured, and takes part in that capture from now on.
+CUresult join_capture(Stream& stream, const std::shared_ptr<Capture>& capture, Stream& recorder);
+// Ends the capture that the stream takes part in, if any.
+void leave_capture(Stream& stream);
 
-// Launches executed by the calling thread, by name.
+// Launches that the calling thread asked for, by name; those of graphs at each launch of the graph.
 std::map<std::string, uint64_t>& launch_counts();
 
 }  // namespace softgpu

@@ -43,14 +43,15 @@ softgpu_switch:
 )");
 #endif
 
-void make_stack(Stack& stack) {
+void make_stack(Stack& stack, unsigned number) {
     void* map = mmap(nullptr, STACK + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
         std::perror("softgpu: no memory for the stack of a thread");
         std::abort();
     }
     stack.bottom = static_cast<unsigned char*>(map) + PAGE;
-    stack.size = STACK;
+    // Stacks that all ended at the same place in a page would share a few lines of the cache.
+    stack.size = STACK - number % 16 * 256;
     mprotect(stack.bottom, STACK, PROT_READ | PROT_WRITE);
 }
 

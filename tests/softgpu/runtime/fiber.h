@@ -29,8 +29,8 @@ struct Stack {
     void* tsan = nullptr;        // ThreadSanitizer
 };
 
-// Memory for a fiber, between two pages that cannot be touched.
-void make_stack(Stack& stack);
+// Memory for fiber `number`, between two pages that cannot be touched.
+void make_stack(Stack& stack, unsigned number);
 // The stack of the calling thread of the host.
 void adopt_stack(Stack& stack);
 // Sets a stack up so that the next switch to it calls `entry`, which must not return.

@@ -1,5 +1,4 @@
 // The calls that a running kernel makes.
-#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -12,13 +11,9 @@
 namespace softgpu {
 namespace {
 
-std::string at(Where where) {
-    return std::string(where.what) + " (" + where.file + ":" + std::to_string(where.line) + ")";
-}
-
 void check_aligned(const void* pointer, Where where) {
     if ((reinterpret_cast<uintptr_t>(pointer) & 15u) == 0) return;
-    fault(MISALIGNED_ADDRESS, "%s: address %p is no multiple of 16", at(where).c_str(), pointer);
+    fault(MISALIGNED_ADDRESS, "%s: address %p is no multiple of 16", describe(where).c_str(), pointer);
 }
 
 }  // namespace
@@ -42,7 +37,10 @@ void sync_warp(unsigned mask, Where where) { running_block->sync_warp(mask, wher
 
 void* static_shared(const SharedTag& tag) {
     void* memory = running_block->arena().variable(tag);
-    if (memory == nullptr) fault(LAUNCH_FAILED, "more than %zu bytes of static shared memory", STATIC_LIMIT);
+    if (memory == nullptr) {
+        fault(LAUNCH_FAILED, "%s: more than %zu bytes of static shared memory, or than %zu with dynamic", tag.name,
+              STATIC_LIMIT, DYNAMIC_LIMIT);
+    }
     return memory;
 }
 void* dynamic_shared() { return running_block->arena().dynamic(); }
@@ -50,14 +48,14 @@ void* dynamic_shared() { return running_block->arena().dynamic(); }
 void check_shared(const void* pointer, size_t bytes, Where where) {
     check_aligned(pointer, where);
     if (running_block->arena().holds(pointer, bytes)) return;
-    fault(ILLEGAL_ADDRESS, "%s: %p is not in the shared memory of the block", at(where).c_str(), pointer);
+    fault(ILLEGAL_ADDRESS, "%s: %p is not in the shared memory of the block", describe(where).c_str(), pointer);
 }
 
 void copy_async(void* shared, const void* global, bool valid, Where where) {
     check_shared(shared, 16, where);
     check_aligned(global, where);
     if (valid && !is_allocated(global, 16)) {
-        fault(ILLEGAL_ADDRESS, "%s: reads 16 bytes at %s", at(where).c_str(), describe_address(global).c_str());
+        fault(ILLEGAL_ADDRESS, "%s: reads 16 bytes at %s", describe(where).c_str(), describe_address(global).c_str());
     }
     // What it holds until the copy has been waited for: NaN as float and as bf16.
     std::memset(shared, 0xff, 16);

@@ -1,7 +1,5 @@
 #include "launch.h"
 
-#include <signal.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -85,11 +83,11 @@ void execute(Launch& launch) {
         }
         pool().give(std::move(block));
     };
-    // Starting a thread costs what a small grid does.
-    const size_t threads = launch.threads.x * launch.threads.y * launch.threads.z;
-    const size_t helpers = count * threads < 1024 ? 0 : std::min<size_t>(host_threads(), count) - 1;
+    // Starting a thread of the host costs as much as running some hundred of the grid's.
+    const size_t threads = size_t{launch.threads.x} * launch.threads.y * launch.threads.z;
+    const size_t workers = std::min<size_t>({host_threads(), count, count * threads / 1024});
     std::vector<std::thread> crew;
-    for (size_t i = 0; i < helpers; ++i) crew.emplace_back(work);
+    for (size_t i = 1; i < workers; ++i) crew.emplace_back(work);
     work();
     for (std::thread& helper : crew) helper.join();
     order_acquire(&launch);

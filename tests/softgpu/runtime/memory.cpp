@@ -2,9 +2,11 @@
 
 #include <sys/mman.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 
@@ -84,18 +86,31 @@ unsigned char* take_pages(size_t bytes, Allocation& allocation) {
     std::memset(memory + bytes, GUARD, static_cast<size_t>(pages + room - (memory + bytes)));
     return memory;
 }
-void give_pages(const Allocation& allocation) { munmap(allocation.map, allocation.map_bytes); }
+// The pages go, the addresses stay taken for a while: what still uses them is seen.
+void give_pages(const Allocation& allocation) {
+    constexpr size_t KEPT = 4096;
+    static auto* freed = new std::deque<Allocation>;
+    constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    mmap(allocation.map, allocation.map_bytes, PROT_NONE, FLAGS, -1, 0);
+    freed->push_back(allocation);
+    if (freed->size() <= KEPT) return;
+    munmap(freed->front().map, freed->front().map_bytes);
+    freed->pop_front();
+}
 
+// Whether the rest of the pages is as it was; it is less than a page on each side.
 bool intact(uintptr_t address, const Allocation& allocation) {
+    static const auto* guard = [] {
+        auto* guard = new std::array<unsigned char, PAGE>;
+        guard->fill(GUARD);
+        return guard;
+    }();
     const unsigned char* memory = reinterpret_cast<const unsigned char*>(address);
-    for (const unsigned char* at = allocation.map + ZONE; at < memory; ++at) {
-        if (*at != GUARD) return false;
-    }
+    const unsigned char* begin = allocation.map + ZONE;
+    const unsigned char* after = memory + allocation.bytes;
     const unsigned char* end = allocation.map + allocation.map_bytes - ZONE;
-    for (const unsigned char* at = memory + allocation.bytes; at < end; ++at) {
-        if (*at != GUARD) return false;
-    }
-    return true;
+    return std::memcmp(begin, guard->data(), static_cast<size_t>(memory - begin)) == 0 &&
+           std::memcmp(after, guard->data(), static_cast<size_t>(end - after)) == 0;
 }
 
 #endif

@@ -80,13 +80,15 @@ thread_local uint64_t launches_of_thread = 0;
 thread_local uint64_t thread_seed = 0;
 thread_local bool has_thread_seed = false;
 
-uint64_t seed_of_thread() { return has_thread_seed ? thread_seed : global_seed(); }
+std::string of_kernel(const Function& function) { return std::string("kernel ") + function.kernel->name + ": "; }
 
 std::string wrong_launch(const Function& function, Index blocks, Index threads, size_t shared) {
     const Kernel& kernel = *function.kernel;
     const uint64_t count = uint64_t{threads.x} * threads.y * threads.z;
     if (count == 0 || uint64_t{blocks.x} * blocks.y * blocks.z == 0) return "a launch of no threads or no blocks";
-    if (blocks.x > 2147483647u || blocks.y > 65535 || blocks.z > 65535) return "more blocks than 2147483647 x 65535 x 65535";
+    if (blocks.x > 2147483647u || blocks.y > 65535 || blocks.z > 65535) {
+        return "more blocks than 2147483647 x 65535 x 65535";
+    }
     if (threads.x > 1024 || threads.y > 1024 || threads.z > 64 || count > kernel.threads) {
         return std::to_string(count) + " threads a block; the kernel declares " + std::to_string(kernel.threads);
     }
@@ -106,11 +108,10 @@ CUresult run(const Function& function, Index blocks, Index threads, size_t share
     launch.arguments = arguments;
     Random random{seed_of_thread() + ++launches_of_thread * 0x2545f4914f6cdd1du};
     launch.seed = random.next();
-    launch_counts()[function.kernel->name] += 1;
     execute(launch);
     if (launch.code == 0) {
         const std::string damage = damaged_allocation();
-        if (!damage.empty()) launch.fail(ILLEGAL_ADDRESS, std::string("kernel ") + function.kernel->name + ": " + damage);
+        if (!damage.empty()) launch.fail(ILLEGAL_ADDRESS, of_kernel(function) + damage);
     }
     if (launch.code == 0) return CUDA_SUCCESS;
     return refuse(static_cast<CUresult>(launch.code.load()),
@@ -126,6 +127,8 @@ Registration::Registration(const Kernel& kernel) {
     }
 }
 
+uint64_t seed_of_thread() { return has_thread_seed ? thread_seed : global_seed(); }
+
 std::map<std::string, uint64_t>& launch_counts() {
     static thread_local std::map<std::string, uint64_t> counts;
     return counts;
@@ -140,8 +143,8 @@ SOFTGPU_API CUresult cuModuleLoadData(void** module, const void* image) {
     const std::string hash = manifest_value(static_cast<const char*>(image), "hash");
     if (hash.empty()) return refuse(CUDA_ERROR_INVALID_IMAGE, "the image holds no manifest of b4r's kernels");
     if (hash != KERNELS_HASH) {
-        return refuse(CUDA_ERROR_INVALID_IMAGE, "the image was made from other kernels than this software GPU: their hash is " +
-                                                    hash + ", its own " + KERNELS_HASH);
+        return refuse(CUDA_ERROR_INVALID_IMAGE, "the image was made from other kernels than this software GPU: their "
+                                                "hash is " + hash + ", its own " + KERNELS_HASH);
     }
     *module = new Module{" " + manifest_value(static_cast<const char*>(image), "kernels") + " ", {}};
     return CUDA_SUCCESS;
@@ -178,7 +181,7 @@ SOFTGPU_API CUresult cuFuncSetAttribute(void* handle, int attribute, int value) 
     if (attribute == CARVEOUT) return CUDA_SUCCESS;
     if (attribute != MAX_DYNAMIC_SHARED) return CUDA_ERROR_INVALID_VALUE;
     if (value < 0 || value > static_cast<int>(DYNAMIC_LIMIT)) {
-        return refuse(CUDA_ERROR_INVALID_VALUE, std::string("kernel ") + function.kernel->name + ": " + std::to_string(value) +
+        return refuse(CUDA_ERROR_INVALID_VALUE, of_kernel(function) + std::to_string(value) +
                                                     " bytes of dynamic shared memory; a block has at most " +
                                                     std::to_string(DYNAMIC_LIMIT));
     }
@@ -197,27 +200,25 @@ SOFTGPU_API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* b
     return cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, shared);
 }
 
-SOFTGPU_API CUresult cuLaunchKernel(void* handle, unsigned blocks_x, unsigned blocks_y, unsigned blocks_z, unsigned threads_x,
-                                    unsigned threads_y, unsigned threads_z, unsigned shared, void* stream, void** parameters,
-                                    void** extra) {
+SOFTGPU_API CUresult cuLaunchKernel(void* handle, unsigned blocks_x, unsigned blocks_y, unsigned blocks_z,
+                                    unsigned threads_x, unsigned threads_y, unsigned threads_z, unsigned shared,
+                                    void* stream, void** parameters, void** extra) {
     const Function function = *static_cast<Function*>(handle);
     const Index blocks = {blocks_x, blocks_y, blocks_z}, threads = {threads_x, threads_y, threads_z};
     const std::string wrong = wrong_launch(function, blocks, threads, shared);
-    if (!wrong.empty()) {
-        return refuse(CUDA_ERROR_INVALID_VALUE, std::string("kernel ") + function.kernel->name + ": " + wrong);
-    }
+    if (!wrong.empty()) return refuse(CUDA_ERROR_INVALID_VALUE, of_kernel(function) + wrong);
     if (parameters == nullptr || parameters[0] == nullptr || extra != nullptr) {
-        return refuse(CUDA_ERROR_INVALID_VALUE, std::string("kernel ") + function.kernel->name +
-                                                    ": one argument through kernelParams is expected");
+        return refuse(CUDA_ERROR_INVALID_VALUE, of_kernel(function) + "one argument through kernelParams is expected");
     }
     // Its own copy: the caller's may be gone when a graph is launched. Aligned like any argument.
     const size_t words = (function.kernel->size + sizeof(max_align_t) - 1) / sizeof(max_align_t);
     std::shared_ptr<max_align_t[]> arguments(new max_align_t[words]);
     std::memcpy(arguments.get(), parameters[0], function.kernel->size);
-    return submit(stream, [=] { return run(function, blocks, threads, shared, arguments.get()); });
+    auto launch = [=] { return run(function, blocks, threads, shared, arguments.get()); };
+    return submit(stream, {launch, function.kernel->name});
 }
 
-// Number of launches that the calling thread executed, graph replays included.
+// Number of launches that the calling thread asked for, graph replays included.
 SOFTGPU_API uint64_t softgpu_launches() {
     uint64_t sum = 0;
     for (const auto& [name, count] : launch_counts()) sum += count;
@@ -236,5 +237,6 @@ SOFTGPU_API void softgpu_set_seed(uint64_t seed) {
     thread_seed = seed;
     has_thread_seed = true;
     launches_of_thread = 0;
+    seed_streams(seed);
 }
 SOFTGPU_API const char* softgpu_kernels_hash() { return KERNELS_HASH; }

@@ -46,7 +46,7 @@ std::string where() {
     const int signal = fault_signal;
     const unsigned char* address = static_cast<const unsigned char*>(fault_address);
     const Stack& stack = running_block->running().stack;
-    if (signal == SIGFPE) running_block->fail(LAUNCH_FAILED, "division of an integer by zero" + where());
+    if (signal == SIGFPE) running_block->fail(LAUNCH_FAILED, "integer division by zero" + where());
     if (address < stack.bottom && address + PAGE >= stack.bottom) {
         running_block->fail(LAUNCH_FAILED, "more than " + std::to_string(STACK) + " bytes of stack" + where());
     }
@@ -64,7 +64,8 @@ void handle(int signal, siginfo_t* info, void* raw) {
     ucontext_t* context = static_cast<ucontext_t*>(raw);
     fault_instruction = reinterpret_cast<const void*>(context->uc_mcontext.gregs[REG_RIP]);
     const Stack& stack = running_block->running().stack;
-    context->uc_mcontext.gregs[REG_RSP] = static_cast<greg_t>(reinterpret_cast<uintptr_t>(stack.bottom + stack.size) - 24);
+    const auto top = reinterpret_cast<uintptr_t>(stack.bottom + stack.size);
+    context->uc_mcontext.gregs[REG_RSP] = static_cast<greg_t>(top - 24);
     context->uc_mcontext.gregs[REG_RIP] = reinterpret_cast<greg_t>(land);
 }
 

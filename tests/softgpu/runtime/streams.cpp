@@ -1,165 +1,208 @@
-// Streams, events, captures and graphs. A stream does at once what it is told.
+// Streams and events.
+//
+// A stream only remembers what it is told; the work is done as late as the rules allow, when the host waits. So a
+// host that does not wait reads what was there before, and one that reuses a pinned buffer too early sends the new
+// content. Streams that do not wait for one another are served in random order.
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "driver.h"
 
 namespace softgpu {
 namespace {
 
-// Captures that this thread began and did not end, relaxed ones apart: they forbid calls that would wait.
-thread_local std::vector<std::shared_ptr<Capture>> strict_captures;
+struct Groups {
+    std::mutex mutex;
+    std::vector<std::weak_ptr<Group>> all;
+};
+Groups& groups() {
+    static Groups* groups = new Groups;
+    return *groups;
+}
 
+std::shared_ptr<Group> make_group() {
+    auto group = std::make_shared<Group>();
+    group->random.state = seed_of_thread();
+    const std::lock_guard<std::mutex> lock(groups().mutex);
+    auto& all = groups().all;
+    all.erase(std::remove_if(all.begin(), all.end(), [](const auto& one) { return one.expired(); }), all.end());
+    all.push_back(group);
+    return group;
+}
+
+const std::shared_ptr<Group>& group_of_thread() {
+    static thread_local const std::shared_ptr<Group> group = make_group();
+    return group;
+}
+
+bool is_default(void* handle) { return reinterpret_cast<uintptr_t>(handle) <= 2; }
+
+bool may_run(const Stream& stream) {
+    if (stream.pending.empty()) return false;
+    const Operation& next = stream.pending.front();
+    // Work of another thread's streams is done by the operation itself.
+    return next.waits_for == nullptr || next.waits_for->group != stream.group || next.waits_for->done >= next.ticket;
+}
+
+void run_next(Stream& stream) {
+    const Operation operation = std::move(stream.pending.front());
+    stream.pending.pop_front();
+    CUresult error = CUDA_SUCCESS;
+    if (operation.waits_for != nullptr && operation.waits_for->done < operation.ticket) {
+        error = reach(*operation.waits_for, operation.ticket);
+    }
+    if (error == CUDA_SUCCESS && operation.run) error = operation.run();
+    stream.done += 1;
+    if (error == CUDA_SUCCESS) return;
+    // A GPU does nothing more after a fault.
+    stream.group->error = error;
+    for (const std::shared_ptr<Stream>& other : stream.group->streams) {
+        other->pending.clear();
+        other->done = other->submitted;
+    }
+}
+
+// One operation of one of the group's streams; false when none can run.
+bool run_any(Group& group) {
+    std::vector<Stream*> ready;
+    for (const std::shared_ptr<Stream>& stream : group.streams) {
+        if (may_run(*stream)) ready.push_back(stream.get());
+    }
+    if (ready.empty()) return false;
+    run_next(*ready[group.random.next() % ready.size()]);
+    return true;
+}
+
+CUresult take_error(Group& group) { return std::exchange(group.error, CUDA_SUCCESS); }
+
+CUresult finish_group(Group& group) {
+    const std::lock_guard<std::recursive_mutex> lock(group.mutex);
+    while (run_any(group)) {
+    }
+    return take_error(group);
+}
+
+void add(Stream& stream, Operation operation) {
+    stream.pending.push_back(std::move(operation));
+    stream.submitted += 1;
+}
+
+// A moment in a stream.
+struct Event {
+    std::shared_ptr<Stream> stream;
+    uint64_t ticket = 0;
+    std::shared_ptr<double> milliseconds;
+    std::shared_ptr<Capture> capture;  // where it was recorded, if in a capture
+};
 Event& event_of(void* handle) { return *static_cast<Event*>(handle); }
 
 double now() {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-void leave(const std::shared_ptr<Capture>& capture) {
-    for (Stream* stream : capture->streams) {
-        stream->capture = nullptr;
-        stream->unjoined = false;
-    }
-    strict_captures.erase(std::remove(strict_captures.begin(), strict_captures.end(), capture), strict_captures.end());
-}
-
-CUresult forbid_on(Stream& stream, const char* call) {
-    if (stream.capture == nullptr) return CUDA_SUCCESS;
-    stream.capture->invalid = true;
-    return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(call) + " on a stream that captures");
-}
-
 }  // namespace
 
+void seed_streams(uint64_t seed) { group_of_thread()->random.state = seed; }
+
 Stream& stream_of(void* handle) {
-    static Stream* legacy = new Stream;
-    // 0, 1 and 2 are the default streams.
-    return reinterpret_cast<uintptr_t>(handle) <= 2 ? *legacy : *static_cast<Stream*>(handle);
+    static Stream* const standard = [] {
+        auto* stream = new std::shared_ptr<Stream>(std::make_shared<Stream>());
+        (*stream)->group = std::make_shared<Group>();
+        (*stream)->group->streams.push_back(*stream);
+        return stream->get();
+    }();
+    return is_default(handle) ? *standard : *static_cast<Stream*>(handle);
+}
+
+CUresult reach(Stream& stream, uint64_t ticket) {
+    Group& group = *stream.group;
+    const std::lock_guard<std::recursive_mutex> lock(group.mutex);
+    while (stream.done < ticket && run_any(group)) {
+    }
+    return take_error(group);
+}
+
+CUresult finish(Stream& stream) { return reach(stream, stream.submitted); }
+CUresult finish_thread() { return finish_group(*group_of_thread()); }
+
+CUresult finish_all() {
+    std::vector<std::shared_ptr<Group>> live;
+    {
+        const std::lock_guard<std::mutex> lock(groups().mutex);
+        for (const std::weak_ptr<Group>& group : groups().all) {
+            if (std::shared_ptr<Group> one = group.lock()) live.push_back(std::move(one));
+        }
+    }
+    for (const std::shared_ptr<Group>& group : live) {
+        if (group == group_of_thread()) continue;
+        // Errors of other threads are theirs to see.
+        const std::lock_guard<std::recursive_mutex> lock(group->mutex);
+        while (run_any(*group)) {
+        }
+    }
+    return finish_thread();
 }
 
 CUresult submit(void* handle, Operation operation) {
     Stream& stream = stream_of(handle);
-    const std::lock_guard<std::mutex> lock(stream.mutex);
-    if (stream.capture == nullptr) return operation();
-    if (stream.capture->invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    stream.capture->graph.operations.push_back(std::move(operation));
-    stream.unjoined = true;
-    return CUDA_SUCCESS;
-}
-
-CUresult forbid_in_capture(const char* call) {
-    if (strict_captures.empty()) return CUDA_SUCCESS;
-    for (const std::shared_ptr<Capture>& capture : strict_captures) capture->invalid = true;
-    return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(call) + " while this thread captures");
+    const std::lock_guard<std::recursive_mutex> lock(stream.group->mutex);
+    if (stream.capture != nullptr) {
+        stream.unjoined = true;
+        return record(*stream.capture, std::move(operation));
+    }
+    if (stream.group->error != CUDA_SUCCESS) return take_error(*stream.group);
+    if (operation.kernel != nullptr) launch_counts()[operation.kernel] += 1;
+    if (!is_default(handle)) {
+        add(stream, std::move(operation));
+        return CUDA_SUCCESS;
+    }
+    const CUresult before = finish_thread();
+    return before != CUDA_SUCCESS ? before : operation.run();
 }
 
 }  // namespace softgpu
 
 using namespace softgpu;
 
-SOFTGPU_API CUresult cuStreamCreate(void** stream, unsigned) {
-    *stream = new Stream;
+SOFTGPU_API CUresult cuCtxSynchronize() {
+    if (const CUresult error = forbid_in_capture("cuCtxSynchronize")) return error;
+    return finish_all();
+}
+
+SOFTGPU_API CUresult cuStreamCreate(void** handle, unsigned) {
+    auto stream = std::make_shared<Stream>();
+    stream->group = group_of_thread();
+    const std::lock_guard<std::recursive_mutex> lock(stream->group->mutex);
+    stream->group->streams.push_back(stream);
+    *handle = stream.get();
     return CUDA_SUCCESS;
 }
 SOFTGPU_API CUresult cuStreamCreateWithPriority(void** stream, unsigned flags, int) {
     return cuStreamCreate(stream, flags);
 }
-SOFTGPU_API CUresult cuStreamDestroy_v2(void* stream) {
-    if (reinterpret_cast<uintptr_t>(stream) <= 2) return CUDA_ERROR_INVALID_HANDLE;
-    Stream& own = stream_of(stream);
-    if (own.capture != nullptr) leave(std::shared_ptr<Capture>(own.capture));
-    delete &own;
-    return CUDA_SUCCESS;
+SOFTGPU_API CUresult cuStreamDestroy_v2(void* handle) {
+    if (is_default(handle)) return CUDA_ERROR_INVALID_HANDLE;
+    const std::shared_ptr<Stream> stream = stream_of(handle).shared_from_this();
+    leave_capture(*stream);
+    const CUresult error = finish(*stream);
+    const std::shared_ptr<Group> group = stream->group;
+    const std::lock_guard<std::recursive_mutex> lock(group->mutex);
+    group->streams.erase(std::find(group->streams.begin(), group->streams.end(), stream));
+    return error;
 }
-SOFTGPU_API CUresult cuStreamSynchronize(void* stream) { return forbid_on(stream_of(stream), "cuStreamSynchronize"); }
-SOFTGPU_API CUresult cuStreamQuery(void* stream) { return forbid_on(stream_of(stream), "cuStreamQuery"); }
-
-SOFTGPU_API CUresult cuStreamWaitEvent(void* handle, void* event_handle, unsigned) {
+SOFTGPU_API CUresult cuStreamSynchronize(void* handle) {
     Stream& stream = stream_of(handle);
-    const Event& event = event_of(event_handle);
-    if (event.capture == nullptr) {
-        if (stream.capture == nullptr || !event.recorded) return CUDA_SUCCESS;
-        stream.capture->invalid = true;
-        return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "a stream that captures waits for an event outside its capture");
-    }
-    if (stream.capture == nullptr) {
-        stream.capture = event.capture;
-        stream.capture->streams.push_back(&stream);
-    } else if (stream.capture != event.capture) {
-        stream.capture->invalid = true;
-        return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "two captures wait for one another");
-    }
-    if (event.stream != &stream) event.stream->unjoined = false;
-    stream.unjoined = true;
-    return CUDA_SUCCESS;
+    if (const CUresult error = forbid_on(stream, "cuStreamSynchronize")) return error;
+    return is_default(handle) ? finish_thread() : finish(stream);
 }
-
-// The callback runs when its turn comes: at once, or at each launch of the graph.
-SOFTGPU_API CUresult cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
-    return submit(stream, [=] {
-        function(data);
-        return CUDA_SUCCESS;
-    });
-}
-
-SOFTGPU_API CUresult cuStreamBeginCapture_v2(void* handle, int mode) {
+SOFTGPU_API CUresult cuStreamQuery(void* handle) {
     Stream& stream = stream_of(handle);
-    if (reinterpret_cast<uintptr_t>(handle) <= 1) {
-        return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "the default stream cannot capture");
-    }
-    if (stream.capture != nullptr) return refuse(CUDA_ERROR_INVALID_VALUE, "the stream captures already");
-    stream.capture = std::make_shared<Capture>();
-    stream.capture->streams.push_back(&stream);
-    constexpr int RELAXED = 2;
-    if (mode != RELAXED) strict_captures.push_back(stream.capture);
-    return CUDA_SUCCESS;
-}
-
-SOFTGPU_API CUresult cuStreamEndCapture(void* handle, void** graph) {
-    Stream& stream = stream_of(handle);
-    *graph = nullptr;
-    const std::shared_ptr<Capture> capture = stream.capture;
-    if (capture == nullptr) return refuse(CUDA_ERROR_INVALID_VALUE, "the stream does not capture");
-    if (capture->streams.front() != &stream) return CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
-    const bool unjoined = std::any_of(capture->streams.begin() + 1, capture->streams.end(),
-                                      [](const Stream* other) { return other->unjoined; });
-    leave(capture);
-    if (capture->invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    if (unjoined) {
-        return refuse(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "a stream that joined the capture is not waited for at its end");
-    }
-    *graph = new Graph(std::move(capture->graph));
-    return CUDA_SUCCESS;
-}
-
-SOFTGPU_API CUresult cuStreamIsCapturing(void* handle, int* status) {
-    const Stream& stream = stream_of(handle);
-    *status = stream.capture == nullptr ? 0 : stream.capture->invalid ? 2 : 1;
-    return CUDA_SUCCESS;
-}
-
-SOFTGPU_API CUresult cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
-    *executable = new Graph(*static_cast<Graph*>(graph));
-    return CUDA_SUCCESS;
-}
-SOFTGPU_API CUresult cuGraphUpload(void*, void*) { return CUDA_SUCCESS; }
-SOFTGPU_API CUresult cuGraphLaunch(void* executable, void* stream) {
-    Graph* graph = static_cast<Graph*>(executable);
-    return submit(stream, [graph] {
-        for (const Operation& operation : graph->operations) {
-            if (const CUresult error = operation()) return error;
-        }
-        return CUDA_SUCCESS;
-    });
-}
-SOFTGPU_API CUresult cuGraphExecDestroy(void* executable) {
-    delete static_cast<Graph*>(executable);
-    return CUDA_SUCCESS;
-}
-SOFTGPU_API CUresult cuGraphDestroy(void* graph) {
-    delete static_cast<Graph*>(graph);
-    return CUDA_SUCCESS;
+    if (const CUresult error = forbid_on(stream, "cuStreamQuery")) return error;
+    const std::lock_guard<std::recursive_mutex> lock(stream.group->mutex);
+    if (stream.pending.empty()) return take_error(*stream.group);
+    run_any(*stream.group);  // whoever asks again and again gets there
+    return CUDA_ERROR_NOT_READY;
 }
 
 SOFTGPU_API CUresult cuEventCreate(void** event, unsigned) {
@@ -167,26 +210,59 @@ SOFTGPU_API CUresult cuEventCreate(void** event, unsigned) {
     return CUDA_SUCCESS;
 }
 SOFTGPU_API CUresult cuEventDestroy_v2(void* event) {
-    delete static_cast<Event*>(event);
+    delete &event_of(event);
     return CUDA_SUCCESS;
 }
 SOFTGPU_API CUresult cuEventRecord(void* handle, void* stream_handle) {
     Event& event = event_of(handle);
     Stream& stream = stream_of(stream_handle);
-    event.stream = &stream;
+    event.stream = stream.shared_from_this();
     event.capture = stream.capture;
-    event.recorded = event.capture == nullptr;
-    if (event.recorded) event.milliseconds = now();
-    return CUDA_SUCCESS;
+    event.milliseconds = std::make_shared<double>(0);
+    if (event.capture != nullptr) return CUDA_SUCCESS;
+    const CUresult error = submit(stream_handle, {[at = event.milliseconds] {
+                                      *at = now();
+                                      return CUDA_SUCCESS;
+                                  }});
+    event.ticket = stream.submitted;
+    return error;
 }
-SOFTGPU_API CUresult cuEventQuery(void*) { return CUDA_SUCCESS; }
+SOFTGPU_API CUresult cuStreamWaitEvent(void* handle, void* event_handle, unsigned) {
+    Stream& stream = stream_of(handle);
+    const Event& event = event_of(event_handle);
+    if (event.stream == nullptr) return CUDA_SUCCESS;
+    if (event.capture != nullptr) return join_capture(stream, event.capture, *event.stream);
+    if (stream.capture != nullptr) {
+        stream.capture->invalid = true;
+        return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "a capture waits for an event outside of it");
+    }
+    if (is_default(handle)) return reach(*event.stream, event.ticket);
+    return submit(handle, {[] { return CUDA_SUCCESS; }, nullptr, event.stream, event.ticket});
+}
+SOFTGPU_API CUresult cuEventQuery(void* handle) {
+    const Event& event = event_of(handle);
+    if (event.stream == nullptr) return CUDA_SUCCESS;
+    Group& group = *event.stream->group;
+    const std::lock_guard<std::recursive_mutex> lock(group.mutex);
+    if (event.stream->done >= event.ticket) return take_error(group);
+    run_any(group);
+    return CUDA_ERROR_NOT_READY;
+}
 SOFTGPU_API CUresult cuEventSynchronize(void* handle) {
-    if (event_of(handle).capture == nullptr) return CUDA_SUCCESS;
-    return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "cuEventSynchronize on an event of a capture");
+    const Event& event = event_of(handle);
+    if (event.capture != nullptr) {
+        return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "cuEventSynchronize on an event of a capture");
+    }
+    return event.stream == nullptr ? CUDA_SUCCESS : reach(*event.stream, event.ticket);
 }
-SOFTGPU_API CUresult cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {
-    if (!event_of(from).recorded || !event_of(to).recorded) return CUDA_ERROR_INVALID_HANDLE;
-    *milliseconds = static_cast<float>(event_of(to).milliseconds - event_of(from).milliseconds);
+SOFTGPU_API CUresult cuEventElapsedTime_v2(float* milliseconds, void* from_handle, void* to_handle) {
+    const Event& from = event_of(from_handle);
+    const Event& to = event_of(to_handle);
+    for (const Event* event : {&from, &to}) {
+        if (event->stream == nullptr || event->capture != nullptr) return CUDA_ERROR_INVALID_HANDLE;
+        if (event->stream->done < event->ticket) return CUDA_ERROR_NOT_READY;
+    }
+    *milliseconds = static_cast<float>(*to.milliseconds - *from.milliseconds);
     return CUDA_SUCCESS;
 }
 SOFTGPU_API CUresult cuEventElapsedTime(float* milliseconds, void* from, void* to) {

@@ -34,13 +34,13 @@ void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, uintptr_t pointer) {
 }
 
 void __ubsan_handle_out_of_bounds(void* data, uintptr_t) { report(data, "index out of the bounds of an array"); }
-void __ubsan_handle_divrem_overflow(void* data, uintptr_t, uintptr_t) { report(data, "division of an integer by zero"); }
+void __ubsan_handle_divrem_overflow(void* data, uintptr_t, uintptr_t) { report(data, "integer division by zero"); }
 void __ubsan_handle_shift_out_of_bounds(void* data, uintptr_t, uintptr_t) { report(data, "shift by too many bits"); }
 void __ubsan_handle_add_overflow(void* data, uintptr_t, uintptr_t) { report(data, "overflow of a signed sum"); }
 void __ubsan_handle_sub_overflow(void* data, uintptr_t, uintptr_t) { report(data, "overflow of a signed difference"); }
 void __ubsan_handle_mul_overflow(void* data, uintptr_t, uintptr_t) { report(data, "overflow of a signed product"); }
 void __ubsan_handle_negate_overflow(void* data, uintptr_t) { report(data, "overflow of a signed negation"); }
-void __ubsan_handle_float_cast_overflow(void* data, uintptr_t) { report(data, "float that fits no such integer (NaN?)"); }
+void __ubsan_handle_float_cast_overflow(void* data, uintptr_t) { report(data, "float that fits no integer (NaN?)"); }
 void __ubsan_handle_builtin_unreachable(void* data) { report(data, "unreachable code was reached"); }
 void __ubsan_handle_missing_return(void* data) { report(data, "a function ended without its value"); }
 

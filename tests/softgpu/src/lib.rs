@@ -10,6 +10,6 @@ mod variant;
 
 pub use library::{
     MemoryLimit, last_fault, launch_counts, launches, library, limit_memory, load, load_planted,
-    load_variant, loaded, manifest, planted_manifest, reset_launches, set_seed,
+    load_variant, manifest, planted_manifest, reset_launches, set_seed,
 };
-pub use variant::{Variant, planted_variant};
+pub use variant::{Kernels, Variant, variant};

@@ -6,9 +6,23 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The library with b4r's kernels.
+/// The library with b4r's kernels: the one that SOFTGPU_LIBRARY names, else the one that the build script made.
+///
+/// # Panics
+/// When there was no C++ compiler to make it with.
 pub fn library() -> &'static Path {
-    Path::new(env!("SOFTGPU_KERNELS_LIBRARY"))
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let named = std::env::var_os("SOFTGPU_LIBRARY").filter(|path| !path.is_empty());
+        named.map_or_else(|| built(env!("SOFTGPU_KERNELS_LIBRARY")).into(), PathBuf::from)
+    })
+}
+
+/// A library of the build script, if it could make any.
+fn built(path: &'static str) -> &'static Path {
+    let problem = env!("SOFTGPU_PROBLEM");
+    assert!(problem.is_empty(), "{problem}");
+    Path::new(path)
 }
 
 /// The image of all of b4r's kernels that the library of [`library`] accepts: a manifest without a fatbin.
@@ -29,20 +43,15 @@ pub fn load() {
     load_from(library());
 }
 
-/// Whether this process has loaded the software GPU.
-pub fn loaded() -> bool {
-    EXPORTS.get().is_some()
-}
-
 /// Loads the software GPU with the kernels of this package's own tests instead.
 ///
 /// # Panics
 /// As [`load`].
 pub fn load_planted() {
-    load_from(Path::new(env!("SOFTGPU_PLANTED_LIBRARY")));
+    load_from(built(env!("SOFTGPU_PLANTED_LIBRARY")));
 }
 
-/// Loads a variant, which [`crate::planted_variant`] has built.
+/// Loads a variant, which [`crate::variant`] has built.
 ///
 /// # Panics
 /// As [`load`].

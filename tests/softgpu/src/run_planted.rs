@@ -28,7 +28,9 @@ fn main() -> ExitCode {
         output: device.address(&out),
         count: count as i32,
     };
-    if let Err(error) = device.launch(kernel, (count.div_ceil(64) as u32, 1, 1), 64, 512, buffers) {
+    let blocks = (count.div_ceil(64) as u32, 1, 1);
+    let launched = device.launch(kernel, blocks, 64, 512, buffers);
+    if let Err(error) = launched.and_then(|()| device.stream.synchronize()) {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }

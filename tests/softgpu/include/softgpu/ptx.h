@@ -16,7 +16,8 @@ static inline void touch(const void* pointer) {
 #endif
 }
 
-static inline void load_matrix(void (*combine)(Request* const (&)[32]), uint32_t (&r)[4], const void* row, Where where) {
+static inline void load_matrix(void (*combine)(Request* const (&)[32]), uint32_t (&r)[4], const void* row,
+                               Where where) {
     check_shared(row, 16, where);
     touch(row);
     LoadMatrix request;
@@ -30,7 +31,8 @@ static inline void load_matrix(void (*combine)(Request* const (&)[32]), uint32_t
 
 }  // namespace softgpu
 
-static inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], SOFTGPU_WHERE("mma_16x8x16")) {
+static inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                SOFTGPU_WHERE("mma_16x8x16")) {
     softgpu::MatrixMultiply request;
     request.combine = softgpu::combine_mma;
     request.mask = 0xffffffffu;

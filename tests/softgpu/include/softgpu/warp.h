@@ -42,7 +42,8 @@ static inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32, SO
     return softgpu::shuffle(softgpu::combine_shuffle, mask, value, lane, width, where);
 }
 template <class T>
-static inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SOFTGPU_WHERE("__shfl_up_sync")) {
+static inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                               SOFTGPU_WHERE("__shfl_up_sync")) {
     return softgpu::shuffle(softgpu::combine_shuffle_up, mask, value, static_cast<int>(delta), width, where);
 }
 template <class T>

@@ -17,6 +17,7 @@ fn run(name: &str, count: usize, shared: u32) -> Result<Vec<f32>, DriverError> {
         count: count as i32,
     };
     device.launch(name, (count.div_ceil(64) as u32, 1, 1), 64, shared, buffers)?;
+    device.stream.synchronize()?;
     Ok(device.stream.clone_dtoh(&out).unwrap())
 }
 
@@ -97,7 +98,8 @@ fn reading_memory_that_was_freed() {
     let buffers =
         Buffers { input: device.address(&freed), output: device.address(&out), count: 64 };
     drop(freed);
-    let error = device.launch("copy_input", (1, 1, 1), 64, 0, buffers).unwrap_err();
+    device.launch("copy_input", (1, 1, 1), 64, 0, buffers).unwrap();
+    let error = device.stream.synchronize().unwrap_err();
     assert_eq!(error.0, ILLEGAL_ADDRESS);
     assert!(softgpu::last_fault().contains("illegal address"), "{}", softgpu::last_fault());
 }
@@ -238,7 +240,7 @@ fn instructions_for_shared_memory_on_global_memory() {
 
 #[test]
 fn arithmetic_without_a_result() {
-    assert_fault("divide_by_zero", 64, 0, LAUNCH_FAILED, &["division of an integer by zero"]);
+    assert_fault("divide_by_zero", 64, 0, LAUNCH_FAILED, &["integer division by zero"]);
     let line = line_of("static_cast<float>(rows * 70000)");
     assert_fault("index_overflow", 64, 0, LAUNCH_FAILED, &["overflow of a signed product", &line]);
 }

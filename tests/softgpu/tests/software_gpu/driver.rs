@@ -85,12 +85,16 @@ fn copies_beyond_an_allocation_are_refused() {
     let address = device.address(&memory);
     let stream = device.stream.cu_stream();
     // SAFETY: refused before anything is written; the host's side is as long as it says.
-    let copy = |at, bytes: &[u8]| unsafe { result::memcpy_htod_async(at, bytes, stream) };
+    let copy = |at, bytes: &[u8]| {
+        unsafe { result::memcpy_htod_async(at, bytes, stream) }
+            .and_then(|()| device.stream.synchronize())
+    };
     copy(address + 60, &[1; 4]).unwrap();
     assert_eq!(code(copy(address + 61, &[1; 4])), CUresult::CUDA_ERROR_INVALID_VALUE);
     assert!(softgpu::last_fault().contains("4 bytes at"), "{}", softgpu::last_fault());
     // SAFETY: as above.
-    let fill = unsafe { result::memset_d8_async(address, 7, 65, stream) };
+    unsafe { result::memset_d8_async(address, 7, 65, stream) }.unwrap();
+    let fill = device.stream.synchronize();
     assert_eq!(code(fill), CUresult::CUDA_ERROR_INVALID_VALUE);
     assert_eq!(device.stream.clone_dtoh(&memory).unwrap()[58..], [0, 0, 1, 1, 1, 1]);
 }

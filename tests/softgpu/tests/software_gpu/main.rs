@@ -5,6 +5,7 @@ mod device;
 mod driver;
 mod right_kernels;
 mod sanitizers;
+mod streams;
 
 /// The software GPU with the planted kernels.
 fn planted() -> device::Device {

@@ -1,7 +1,8 @@
 //! Planted bugs under AddressSanitizer and ThreadSanitizer, each in a process of its own.
 
-use softgpu::Variant;
 use softgpu::compile::Sanitizer;
+use softgpu::{Kernels, Variant};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
@@ -10,7 +11,7 @@ fn variant(sanitizer: Sanitizer) -> Option<Variant> {
     static ADDRESS: OnceLock<Option<Variant>> = OnceLock::new();
     static THREAD: OnceLock<Option<Variant>> = OnceLock::new();
     let built = if sanitizer == Sanitizer::Address { &ADDRESS } else { &THREAD };
-    let variant = built.get_or_init(|| softgpu::planted_variant(sanitizer).unwrap());
+    let variant = built.get_or_init(|| softgpu::variant(Kernels::Planted, sanitizer).unwrap());
     if variant.is_none() {
         eprintln!("skipped: the C++ compiler has no {} sanitizer", sanitizer.name());
     }
@@ -20,16 +21,23 @@ fn variant(sanitizer: Sanitizer) -> Option<Variant> {
 /// Runs a planted kernel on the variant.
 fn run(sanitizer: Sanitizer, kernel: &str, count: usize) -> Option<Output> {
     let Variant { library, runtime } = variant(sanitizer)?;
-    let output = Command::new(env!("CARGO_BIN_EXE_run-planted"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_run-planted"));
+    command
         .arg(library)
         .args([kernel, &count.to_string()])
         .env("LD_PRELOAD", runtime)
         .env("ASAN_OPTIONS", "detect_leaks=0")
         .env("TSAN_OPTIONS", "ignore_noninstrumented_modules=1")
-        .env("SOFTGPU_SEED", "1")
-        .output()
-        .unwrap();
-    Some(output)
+        .env("SOFTGPU_SEED", "1");
+    // ThreadSanitizer does not bear every random layout of the address space.
+    // SAFETY: one system call; where it is not allowed the layout stays random.
+    unsafe {
+        command.pre_exec(|| {
+            libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
+            Ok(())
+        })
+    };
+    Some(command.output().unwrap())
 }
 
 fn assert_clean(sanitizer: Sanitizer, kernel: &str, count: usize) {
