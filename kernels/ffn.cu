@@ -4,21 +4,22 @@
 // du = f'(u) (dl W2) the first's, da = du W1 the input's, added to d where x is a. Assigned besides: the parts of the
 // gradients of gamma and beta. The maps' own gradients are linear.cu's, from dl and du.
 //
-// D <= 256, one launch: a block of 128 threads (256 for D > 128) keeps M = 64 rows (32 in float) in shared memory and goes
-// through F in chunks of CHUNK channels: product with a piece of one matrix, activation in shared memory, product with a
-// piece of the other, whose sums stay in registers to the end. Tiles of weights pass through two buffers without a
+// D <= 256, one launch: a block of 128 threads (256 for D > 128) keeps 64 rows (32 in float) in shared memory and goes
+// through F in chunks of 64 or 128 channels: product with a piece of one matrix, activation in shared memory, product
+// with a piece of the other, whose sums stay in registers to the end. Tiles of weights pass through two buffers without a
 // gap between the products. It begins or ends with whole rows in registers (common/tail.cuh). Forward: a block for
-// every M rows. Backward: where there is a norm, a block for each part of its gradients, which walks through its
-// share of the rows; else a block for every M rows.
+// every 64 rows. Backward: where there is a norm, a block for each part of its gradients, which walks through its
+// share of the rows; else a block for every 64 rows.
+// D > 256: each map is a product of its own (common/wide.cuh), tail and way back are layernorm.cu's.
 //
-// Bytes a token in units of D elements: forward 1 read, 2 written (1 without norm, 1 more read where x is not a), F / D
-// more written where u is kept; backward 2 + F / D read, 2 + F / D written. Weights come from L2 once a block: 2 F / M
-// elements a channel of a row. FLOPs a token: 4 D F each way.
-// At D = 64, F = 256 memory is the bound, from D = 128, F = 512 on tensor cores. At D = 256 a block asks L2 for 16
-// bytes of weights per 1,024 FLOPs, 2.8 TB/s at 60% of an A100's peak: near what its L2 gives. M = 128 would halve that but
-// needs 139 KiB of shared memory, which A100 and H100 have and others do not.
-// Shared memory, registers, blocks a multiprocessor (A100): D <= 64 37 KiB, 168, 3; D <= 128 72 KiB, 255, 2;
-// D <= 256 92 KiB, 255, 1.
+// Bytes a token in units of D elements: forward 1 read, 2 written (1 without norm; 1 more read where x is not a), F / D
+// more written where u is kept; backward 2 + F / D read, 2 + F / D written (2 and 3 where x is not a). Weights come from
+// L2, 2 D F elements a block. FLOPs a token: 4 D F each way.
+// At D = 64, F = 256 memory is the bound, from D = 128, F = 512 on tensor cores. At D = 256 the weights of 64 rows take
+// 2.8 TB/s of L2 at 60% of an A100's peak, about what it gives; 128 rows would halve that but need 139 KiB of shared
+// memory, which A100 and H100 have and others do not. Nothing here was timed: no GPU was at hand.
+// Shared memory, registers at most, blocks a multiprocessor (A100): D <= 64: 36 KiB, 168, 3; D <= 128: 70 KiB, 255, 2;
+// D <= 256: 90 KiB, 255, 1. A double chunk of u would hide the wait for it backward, and cost a block.
 #include "common/activation.cuh"
 #include "common/row_block.cuh"
 #include "common/wide.cuh"

@@ -5,16 +5,18 @@
 // for the ends of wide sublayers: forward also adds a bias, drops and adds a residual; backward also adds a
 // gradient that took another way, row by row or scattered, and drops (see common/tail.cuh).
 //
-// Launch: a row of 64, 128 or 256 channels is held by 8, 16 or 32 lanes, of 512 or 1,024 by a warp, 16 bytes an
-// access (32 in float). Forward: a block for every GROUPS rows. Backward: a block for each part of
-// the gradients of gamma and beta, which it assigns, zeros included; it walks through its share of the rows with
-// its sums in registers, and its groups add them up in order through shared memory (at most 32 KiB).
+// Launch: a row of up to 64, 128 or 256 channels is held by 8, 16 or 32 lanes, of up to 512 or 1,024 by a warp with 2 or 4
+// runs a lane; 16 bytes an access. Blocks have 256 threads, 128 at 1,024. Forward: a block for every four rows (two in
+// float, one from 512 on) a group of lanes. Backward: a block for each part of the gradients of gamma and beta, which it
+// assigns, zeros included; it walks through its share of the rows with its sums in registers, and its groups add
+// them up in order through shared memory (at most 32 KiB). Without a norm (wide rows that are only dropped): a block for
+// every GROUPS rows.
 //
 // Bytes a row in units of D elements: forward 1 read, 2 written, 1 more read with a residual; backward 2 read, 1
-// written, 1 more for each of residual and d_linear. About 10 and 15 FLOPs a channel: bound by memory. What keeps
-// memory busy are many small blocks forward, and four rows fetched ahead backward (two in float, one from 512 on).
-// Registers: at most 128 for 256 threads, so 16 warps a multiprocessor or more. A block a row was considered: at
-// these widths it spends its time in barriers.
+// written, 1 more for each of residual and d_linear. About 10 and 15 FLOPs a channel: bound by memory, which is kept busy
+// by rows fetched ahead of their use, 64 bytes a lane. Registers: at most 64 forward up to 512 channels, so 4 blocks a
+// multiprocessor, 128 backward, 2 blocks; 168 at 1,024, 3 small blocks. A block a row was considered: at these widths it
+// spends its time in barriers. Nothing here was timed: no GPU was at hand.
 #include "common/tail.cuh"
 
 template <class S> struct LayernormForward {

@@ -3,17 +3,18 @@
 // gradient, dl = dropout(d) the map's output's, dc = dl W the context's. Assigned besides: the parts of the
 // gradients of gamma and beta. The map's own gradients are linear.cu's.
 //
-// D <= 256, one launch: a block of 128 threads (256 for D > 128) keeps M = 64 rows (32 in float), multiplies them by W,
-// which passes through two buffers of shared memory, and ends or begins with whole rows in registers
-// (common/tail.cuh). Forward: a block for every M rows. Backward: where there is a norm, a block for each part of its
-// gradients, which walks through its share of the rows; else a block for every M rows.
-// D > 256: the product alone is `wide` below, tail and way back are layernorm.cu's.
+// D <= 256, one launch: a block of 128 threads (256 for D > 128) keeps 64 rows (32 in float) in shared memory, multiplies
+// them by W, which passes through two buffers, and ends or begins with whole rows in registers (common/tail.cuh).
+// Forward: a block for every 64 rows. Backward: where there is a norm, a block for each part of its gradients, which
+// walks through its share of the rows; else a block for every 64 rows.
+// D > 256: the product is alone (common/wide.cuh), tail and way back are layernorm.cu's.
 //
 // Bytes a token in units of D elements: forward 2 read, 2 written (1 without norm); backward 2 read, 3 written (1 and 3).
-// W comes from L2 once a block: D / M elements a channel of a row, 1 to 4 in bf16. FLOPs a token: 2 D^2 each way.
-// At D = 64 memory is the bound, at D = 256 tensor cores and memory are even on an A100.
-// Shared memory, registers, blocks a multiprocessor (A100): D <= 64 28 KiB, 128 registers, 4; D <= 128 53 KiB, 3;
-// D <= 256 73 KiB, 2. Tiles of 128 rows would halve what L2 delivers and leave one block of D = 256 alone on its
+// W comes from L2, D^2 elements a block: 1 to 4 elements a channel of a row. FLOPs a token: 2 D^2 each way.
+// At D = 64 memory is the bound, at D = 256 tensor cores and memory are about even on an A100. Nothing here was timed:
+// no GPU was at hand.
+// Shared memory, registers at most, blocks a multiprocessor (A100): D <= 64: 27 KiB, 128, 4; D <= 128: 53 KiB, 168, 3;
+// D <= 256: 73 KiB, 128, 2. Tiles of 128 rows would halve what L2 delivers, and leave a block of D = 256 alone on its
 // multiprocessor.
 #include "common/row_block.cuh"
 #include "common/wide.cuh"
