@@ -205,6 +205,7 @@ pub fn compiler(target: &str) -> Result<Compiler, String> {
         .cargo_metadata(false)
         .cargo_warnings(false)
         .no_default_flags(true)
+        .warnings(false)
         .target(target)
         .host(target)
         .opt_level(2)

@@ -84,8 +84,8 @@ fn copies_beyond_an_allocation_are_refused() {
     let memory = device.stream.alloc_zeros::<u8>(64).unwrap();
     let address = device.address(&memory);
     let stream = device.stream.cu_stream();
-    // SAFETY: refused before anything is written; the host's side is as long as it says.
     let copy = |at, bytes: &[u8]| {
+        // SAFETY: refused before anything is written; the host's side is as long as it says.
         unsafe { result::memcpy_htod_async(at, bytes, stream) }
             .and_then(|()| device.stream.synchronize())
     };
