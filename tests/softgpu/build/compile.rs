@@ -205,6 +205,7 @@ pub fn compiler(target: &str) -> Result<Compiler, String> {
         .cargo_metadata(false)
         .cargo_warnings(false)
         .no_default_flags(true)
+        .warnings(false)
         .target(target)
         .host(target)
         .opt_level(2)
@@ -260,8 +261,13 @@ fn jobs() -> usize {
 /// what it changes is compiled again.
 fn compile(compiler: &Compiler, unit: &Unit, cache: &Path) -> Result<PathBuf, String> {
     let what = format!("compiling {}", unit.source.display());
-    let preprocessed =
-        run(compiler.command().args(&unit.flags).arg("-E").arg(&unit.source), &what)?;
+    // The preprocessor writes down where it ran.
+    let call = || {
+        let mut command = compiler.command();
+        command.current_dir(cache).args(&unit.flags);
+        command
+    };
+    let preprocessed = run(call().arg("-E").arg(&unit.source), &what)?;
     let mut hash = Sha256::new();
     hash.update(compiler.path.as_os_str().as_encoded_bytes());
     for flag in &unit.flags {
@@ -275,10 +281,7 @@ fn compile(compiler: &Compiler, unit: &Unit, cache: &Path) -> Result<PathBuf, St
         return Ok(object);
     }
     let fresh = cache.join(format!("{name}.{}.o", std::process::id()));
-    run(
-        compiler.command().args(&unit.flags).arg("-c").arg(&unit.source).arg("-o").arg(&fresh),
-        &what,
-    )?;
+    run(call().arg("-c").arg(&unit.source).arg("-o").arg(&fresh), &what)?;
     fs::rename(&fresh, &object).map_err(|error| cannot("write", &object, &error))?;
     Ok(object)
 }

@@ -124,6 +124,7 @@ void Block::yield() {
 void Block::finish() {
     order_release(launch_);
     running_->state = State::RETURNED;
+    running_->stack.abandoned = false;
     returned_ += 1;
     Fiber* next = pick();
     if (next == nullptr && returned_ < count_) {

@@ -73,13 +73,14 @@ void adopt_stack(Stack& stack) {
 
 void prepare_stack(Stack& stack, void (*entry)()) {
 #ifdef SOFTGPU_ADDRESS
-    __asan_unpoison_memory_region(stack.bottom, stack.size);
+    if (stack.abandoned) __asan_unpoison_memory_region(stack.bottom, stack.size);
 #endif
 #ifdef SOFTGPU_THREAD
     // A fresh one for each block: what happened on the last one must not order what happens now.
     if (stack.tsan != nullptr) __tsan_destroy_fiber(stack.tsan);
     stack.tsan = __tsan_create_fiber(0);
 #endif
+    stack.abandoned = true;  // until it is known to have been left in order
 #ifdef __x86_64__
     void** top = reinterpret_cast<void**>(stack.bottom + stack.size);
     *--top = nullptr;  // keeps the stack pointer as a call would leave it: 8 beside a multiple of 16

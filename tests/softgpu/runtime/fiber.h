@@ -25,6 +25,7 @@ struct Stack {
 #else
     ucontext_t context;
 #endif
+    bool abandoned = false;      // something was left on it when it was switched away from for good
     void* fake_stack = nullptr;  // AddressSanitizer
     void* tsan = nullptr;        // ThreadSanitizer
 };
