@@ -1,4 +1,4 @@
-//! Input embedding: x = dropout(LN(E[id] + Pos[position])), and the gradients of its tables.
+//! Input embedding: `x = dropout(LN(E[id] + Pos[position]))`, and the gradients of its tables.
 
 use super::device::{Grid, failed};
 use super::memory::{Slice, Storage, check};

@@ -1,4 +1,4 @@
-//! Asks the driver what [`choice`](super::choice) decides by, and opens the GPU that was chosen.
+//! Asks the driver what [`super::choice`] decides by, and opens the GPU that was chosen.
 
 use super::choice::{self, Built, Gpu, Machine, Refusal};
 use super::device::Device;

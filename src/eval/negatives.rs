@@ -68,7 +68,7 @@ pub struct Draw<'a> {
 /// row's own target.
 ///
 /// # Errors
-/// [`Error::Memory`].
+/// [`crate::Error::Memory`].
 pub fn draw(draw: &Draw<'_>) -> Result<Option<Candidates>> {
     let Some(number) = draw.mode.negatives() else { return Ok(None) };
     let weights = Weights::new(draw.counts, draw.mode);

@@ -56,7 +56,7 @@ pub fn write(run_dir: &Path) -> Result<()> {
     files::replace(&path, |out| out.write_all(page.as_bytes()))
 }
 
-/// [`write`] for a run that is not to fail at its very end: what goes wrong is said, and the run stands.
+/// [`write()`] for a run that is not to fail at its very end: what goes wrong is said, and the run stands.
 pub fn write_or_say(run_dir: &Path) {
     match write(run_dir) {
         Ok(()) => say(format_args!("report: {}", run_dir.join(REPORT).display())),
