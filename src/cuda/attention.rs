@@ -4,6 +4,7 @@ use super::device::{Grid, failed};
 use super::memory::{Slice, Storage, check};
 use super::operands::{AttentionDropout, Count, Launcher, Rows};
 use super::step::Rate;
+use super::tiles::check_all;
 use crate::Result;
 use bytemuck::NoUninit;
 
@@ -22,8 +23,6 @@ pub struct Sequences {
     pub tokens: Count,
     /// `Tq`
     pub queries: Count,
-    /// `L`: no sequence is longer.
-    pub max_len: usize,
     /// `H`
     pub heads: usize,
     /// `D`; the head width `K = D / H` is a multiple of 8 up to 128.
@@ -148,8 +147,7 @@ impl Sequences {
 
     /// Checks what is `[Tq, D]`.
     fn check_queries<S>(&self, operation: &str, buffers: &[(&str, Slice<S>)]) -> Result<()> {
-        let expected = self.queries.most * self.width;
-        buffers.iter().try_for_each(|(name, slice)| check(operation, name, *slice, expected))
+        check_all(operation, self.queries.most * self.width, buffers)
     }
 
     fn check_keys<S>(&self, operation: &str, name: &str, slice: Slice<S>) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use super::device::{Grid, failed};
 use super::memory::{Slice, Storage, check};
-use super::operands::{Count, HiddenDropout, Launcher, Norm, NormPartials, NormSaved, check_width};
+use super::operands::{Count, HiddenDropout, Launcher, Norm, NormPartials, NormSaved};
+use super::tiles::check_width;
 use crate::Result;
 use crate::config::Positions;
 use bytemuck::NoUninit;

@@ -5,14 +5,16 @@
 //! gradient norm and AdamW. Two slots take turns, each with a graph of its own. Nothing waits for the device
 //! but the reading of outcomes, every few steps, and the reuse of a slot.
 
-use super::adamw::{self, AdamW, OUTCOMES, Outcome};
-use super::batch::{BatchSlot, Capacity};
+mod plan;
+mod training;
+
+pub(super) use plan::Plan;
+
+use super::adamw::{AdamW, OUTCOMES, Outcome};
+use super::batch::Capacity;
 use super::device::{Device, driver};
-use super::embedding;
-use super::item_softmax::{self, Problem};
-use super::memory::{Memory, Slice, Storage};
-use super::operands::Launcher;
-use super::passes::Passes;
+use super::item_softmax;
+use super::memory::Storage;
 use super::ranking::{OutputTable, Ranking};
 use super::step::StepBlock;
 use super::top_k::MOST_BEST;
@@ -20,17 +22,13 @@ use super::weights::{Slots, Weights};
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::config::{Learner, ModelConfig, TrainConfig};
-use crate::model::activations::Activations;
-use crate::model::backward::backward;
 use crate::model::engine::{Engine, MOST_PENDING, State, Step, StepOutcome, top_k_by_score};
-use crate::model::forward::forward;
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, philox};
-use cudarc::driver::{CudaEvent, CudaGraph, CudaStream, sys};
+use cudarc::driver::sys;
 use std::borrow::Cow;
-use std::collections::VecDeque;
-use std::sync::Arc;
+use training::{Pending, Training};
 
 /// Steps that run kernel by kernel before the first is captured: every kernel has then been loaded.
 const EAGER_STEPS: u64 = 1;
@@ -56,35 +54,6 @@ pub struct CudaEngine<S> {
     /// Whether steps are captured and replayed.
     graphs: bool,
     pub(super) device: Device,
-}
-
-/// What only training needs.
-struct Training {
-    workspace: Workspace,
-    slots: [TrainingSlot; 2],
-    /// Uploads batches.
-    uploads: Arc<CudaStream>,
-    squares: Slice<f32>,
-    halted: Slice<u32>,
-    outcomes: Slice<Outcome>,
-    submitted: u64,
-    pending: VecDeque<Pending>,
-    _memory: Memory,
-}
-
-struct TrainingSlot {
-    batch: BatchSlot,
-    uploaded: CudaEvent,
-    computed: CudaEvent,
-    graph: Option<CudaGraph>,
-}
-
-/// A step whose outcome has not been read.
-#[derive(Clone, Copy)]
-struct Pending {
-    number: u64,
-    learning_rate: f32,
-    rows: usize,
 }
 
 impl<S: Storage> CudaEngine<S> {
@@ -246,154 +215,6 @@ impl<S: Storage> CudaEngine<S> {
             None => "gradient norm".to_string(),
         };
         Ok(Error::NonFinite { step: step.number, tensor, learning_rate: step.learning_rate })
-    }
-}
-
-impl Training {
-    fn new(device: &Device, workspace: Workspace, chunks: usize, submitted: u64) -> Result<Self> {
-        let capacity = workspace.capacity;
-        let mut memory = Memory::default();
-        let slot = || -> Result<TrainingSlot> {
-            let event = || device.context().new_event(None).map_err(driver("make an event"));
-            Ok(TrainingSlot {
-                batch: BatchSlot::new(device, capacity)?,
-                uploaded: event()?,
-                computed: event()?,
-                graph: None,
-            })
-        };
-        Ok(Training {
-            workspace,
-            slots: [slot()?, slot()?],
-            uploads: device.context().new_stream().map_err(driver("open a stream"))?,
-            squares: memory.take(device, "squares of gradients", chunks)?,
-            halted: memory.take_zeroed(device, "flag of a halted run", 1)?,
-            outcomes: memory.take_zeroed(device, "outcomes of steps", OUTCOMES)?,
-            submitted,
-            pending: VecDeque::new(),
-            _memory: memory,
-        })
-    }
-
-    /// Packs and uploads a batch while the step before may still be at work. Returns its slot.
-    fn upload(&mut self, device: &Device, batch: &Batch, step: StepBlock) -> Result<usize> {
-        let index = (self.submitted % 2) as usize;
-        let slot = &mut self.slots[index];
-        // The pinned memory may be written once the upload two steps ago is over, the device's block once
-        // that step is. An event that was never recorded counts as over.
-        slot.uploaded.synchronize().map_err(driver("wait for an upload"))?;
-        slot.batch.fill(batch, step)?;
-        self.uploads.wait(&slot.computed).map_err(driver("order an upload"))?;
-        slot.batch.upload(&self.uploads)?;
-        slot.uploaded.record(&self.uploads).map_err(driver("order an upload"))?;
-        device.stream().wait(&slot.uploaded).map_err(driver("order a step"))?;
-        Ok(index)
-    }
-}
-
-/// What the kernels of a step are launched from.
-pub(super) struct Plan<'a, S> {
-    pub model: &'a ModelConfig,
-    pub table: &'a ParameterTable,
-    pub items: usize,
-    pub weights: &'a Weights<S>,
-    pub device: &'a Device,
-    pub dropout: bool,
-}
-
-impl<'a, S: Storage> Plan<'a, S> {
-    fn passes(&self, batch: &'a BatchSlot, workspace: &Workspace) -> Passes<'a, S> {
-        Passes {
-            launcher: Launcher { device: self.device, step: batch.step() },
-            model: self.model,
-            table: self.table,
-            weights: self.weights,
-            batch,
-            capacity: workspace.capacity,
-            scratch: workspace.scratch,
-            dropout: self.dropout,
-            error: None,
-        }
-    }
-
-    pub fn problem(&self, batch: &BatchSlot, capacity: Capacity, head: Slice<u8>) -> Problem<S> {
-        Problem {
-            rows: capacity.row_count(),
-            width: self.model.hidden_size,
-            items: self.items,
-            head: head.cast(),
-            targets: batch.targets(),
-            table: self.weights.stored(&self.table.output_table()),
-            bias: self.weights.parameter(&self.table.output_bias),
-        }
-    }
-
-    /// The forward pass of a batch that has been uploaded.
-    pub fn forward(
-        &self,
-        batch: &'a BatchSlot,
-        workspace: &Workspace,
-        kept: &mut Activations<Slice<u8>>,
-    ) -> Result<()> {
-        let mut passes = self.passes(batch, workspace);
-        forward(&mut passes, kept);
-        passes.finish()
-    }
-
-    /// Everything up to the gradients of all weights.
-    fn gradients(&self, training: &'a mut Training, slot: usize) -> Result<()> {
-        let Training { workspace, slots, squares, .. } = training;
-        let batch = &slots[slot].batch;
-        let mut kept = workspace.activations.clone();
-        let mut gradients = workspace.gradients.clone();
-        self.forward(batch, workspace, &mut kept)?;
-        let launcher = Launcher { device: self.device, step: batch.step() };
-        let scratch = workspace.scratch;
-        let problem = self.problem(batch, workspace.capacity, kept.head.output);
-        let statistics = scratch.log_sum_exp;
-        item_softmax::forward(launcher, problem, scratch.softmax, statistics, scratch.losses)?;
-        let d_head = gradients.head.cast();
-        item_softmax::rows_backward(launcher, problem, statistics, scratch.softmax, d_head)?;
-        let mut passes = self.passes(batch, workspace);
-        backward(&mut passes, &kept, &mut gradients);
-        passes.finish()?;
-        self.table_gradients(launcher, batch, problem, statistics, gradients.output.cast())?;
-        adamw::gradient_norm(launcher, self.weights.arenas, *squares)
-    }
-
-    /// The gradients of the item tables, of which `d_sums [T, D]` is the tokens' share.
-    fn table_gradients(
-        &self,
-        launcher: Launcher<'_>,
-        batch: &BatchSlot,
-        problem: Problem<S>,
-        log_sum_exp: Slice<f32>,
-        d_sums: Slice<S>,
-    ) -> Result<()> {
-        let d_items = self.weights.item_gradient(self.table);
-        let (d_table, d_bias) = self.weights.output_partials(self.table);
-        item_softmax::table_backward(launcher, problem, log_sum_exp, d_table, d_bias)?;
-        if !self.model.tied {
-            self.device.clear(d_items)?;
-        }
-        let width = self.model.hidden_size;
-        embedding::scatter(launcher, batch.token_segments(), width, d_sums, d_items)
-    }
-
-    /// A whole step.
-    fn step(&self, training: &'a mut Training, slot: usize, constants: AdamW) -> Result<()> {
-        self.gradients(training, slot)?;
-        let batch = &training.slots[slot].batch;
-        adamw::update(
-            Launcher { device: self.device, step: batch.step() },
-            constants,
-            self.weights.arenas,
-            training.squares,
-            training.workspace.capacity.row_count(),
-            training.workspace.scratch.losses,
-            training.halted,
-            training.outcomes,
-        )
     }
 }
 

@@ -8,7 +8,7 @@ use super::operands::{Count, Launcher, Linear, NormPartials, NormSaved, Tail};
 use super::tail::{
     self, RowBlock, TailBackward, TailForward, WIDE, WIDE_ACTIVATED, WideBackward, WideForward,
 };
-use super::tiles::{Side, check, check_width};
+use super::tiles::{Side, check, check_all, check_width};
 use crate::Result;
 use crate::config::Activation;
 use bytemuck::{Pod, Zeroable};
@@ -74,8 +74,8 @@ impl<S: Storage> FeedForward<S> {
             );
             return Err(failed(operation, problem));
         }
-        tail::check_linear(operation, self.inner, self.inner_width, self.width)?;
-        tail::check_linear(operation, self.outer, self.width, self.inner_width)
+        self.inner.check(operation, "", self.inner_width, self.width)?;
+        self.outer.check(operation, "", self.width, self.inner_width)
     }
 }
 
@@ -100,8 +100,7 @@ pub fn forward<S: Storage>(
 ) -> Result<()> {
     const OPERATION: &str = "ffn forward";
     maps.check(OPERATION)?;
-    check(OPERATION, "input", input, rows.most * maps.width)?;
-    check(OPERATION, "residual", residual, rows.most * maps.width)?;
+    check_all(OPERATION, rows.most * maps.width, &[("input", input), ("residual", residual)])?;
     if let Some(hidden) = hidden {
         check(OPERATION, "hidden", hidden, rows.most * maps.inner_width)?;
     }
@@ -200,8 +199,8 @@ pub fn backward<S: Storage>(
 ) -> Result<()> {
     const OPERATION: &str = "ffn backward";
     maps.check(OPERATION)?;
-    check(OPERATION, "hidden", hidden, rows.most * maps.inner_width)?;
-    check(OPERATION, "gradient of hidden", d_hidden, rows.most * maps.inner_width)?;
+    let buffers = [("hidden", hidden), ("gradient of hidden", d_hidden)];
+    check_all(OPERATION, rows.most * maps.inner_width, &buffers)?;
     if let Some(d_input) = d_input {
         check(OPERATION, "gradient of the input", d_input, rows.most * maps.width)?;
     }

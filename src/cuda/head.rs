@@ -1,9 +1,9 @@
 //! The head up to the product with the output table: LN(gelu(input W + b)), exact GELU whatever `hidden_act` is.
 
-use super::device::{Grid, failed};
+use super::device::Grid;
 use super::memory::{Slice, Storage};
 use super::operands::{Count, Launcher, Linear, Norm, NormPartials, NormSaved};
-use super::tiles::{Blocking, FUSED_WIDTH, Side, check, check_width, tile};
+use super::tiles::{Blocking, FUSED_WIDTH, Side, check, check_all, check_width, tile};
 use crate::Result;
 use bytemuck::NoUninit;
 
@@ -59,18 +59,8 @@ fn fused(width: usize) -> (usize, Blocking) {
 
 fn check_map<S: Storage>(operation: &str, width: usize, map: Linear<S>, norm: Norm) -> Result<()> {
     check_width(operation, width)?;
-    check(operation, "weight", map.weight, width * width)?;
-    check(operation, "bias", map.bias, width)?;
-    check(operation, "scale of the norm", norm.weight, width)?;
-    check(operation, "shift of the norm", norm.bias, width)
-}
-
-fn check_rows<S: Storage>(
-    operation: &str,
-    elements: usize,
-    buffers: &[(&str, Slice<S>)],
-) -> Result<()> {
-    buffers.iter().try_for_each(|&(name, buffer)| check(operation, name, buffer, elements))
+    map.check(operation, "", width, width)?;
+    norm.check(operation, width)
 }
 
 fn products(rows: usize, width: usize, side: Side, element: impl FnOnce(Side) -> usize) -> Grid {
@@ -103,7 +93,7 @@ pub fn forward<S: Storage>(
         ("normalized", saved.normalized),
         ("output", output),
     ];
-    check_rows(OPERATION, rows.most * width, &buffers)?;
+    check_all(OPERATION, rows.most * width, &buffers)?;
     check(OPERATION, "rstd", saved.rstd, rows.most)?;
     let arguments = ForwardArguments {
         rows: launcher.size(rows.size),
@@ -164,9 +154,10 @@ pub fn backward<S: Storage>(
         ("gradient of hidden", d_hidden),
         ("gradient of the input", d_input),
     ];
-    check_rows(OPERATION, rows.most * width, &buffers)?;
+    check_all(OPERATION, rows.most * width, &buffers)?;
     check(OPERATION, "rstd", saved.rstd, rows.most)?;
-    let slots = check_partials(OPERATION, width, norm_partials)?;
+    norm_partials.check(OPERATION, width)?;
+    let slots = norm_partials.weight.slots;
     let arguments = BackwardArguments {
         rows: launcher.size(rows.size),
         weight: map.weight.address,
@@ -205,16 +196,4 @@ fn backward_shared<S: Storage>(columns: usize, blocking: Blocking) -> usize {
     let reduction = 2 * 4 * 8 * blocking.threads() as usize;
     let turns = blocking.right_stages::<S>(Side::Inputs, 2).max(blocking.patches()).max(reduction);
     tile::<S>(blocking.rows, columns) + turns
-}
-
-/// Number of parts, once they are known to fit.
-fn check_partials(operation: &str, width: usize, partials: NormPartials) -> Result<u32> {
-    let NormPartials { weight, bias } = partials;
-    check(operation, "parts of the scale's gradient", weight.first, width)?;
-    check(operation, "parts of the shift's gradient", bias.first, width)?;
-    let apart = weight.slots == 1 || (weight.stride >= width && bias.stride >= width);
-    if weight.slots == bias.slots && weight.slots > 0 && apart {
-        return Ok(weight.slots);
-    }
-    Err(failed(operation, format!("parts that do not fit together or overlap: {partials:?}")))
 }

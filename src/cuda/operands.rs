@@ -3,6 +3,7 @@
 use super::device::{Device, failed};
 use super::memory::Slice;
 use super::step::{Rate, Size, StepBlock};
+use super::tiles::check;
 use crate::Result;
 use bytemuck::{Pod, Zeroable};
 
@@ -40,6 +41,20 @@ pub struct Linear<S> {
     pub bias: Slice<f32>,
 }
 
+impl<S> Linear<S> {
+    /// Checks a map of `inputs` to `outputs`; `name` tells it from the operation's others.
+    pub(super) fn check(
+        &self,
+        operation: &str,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<()> {
+        check(operation, &format!("{name}weight"), self.weight, outputs * inputs)?;
+        check(operation, &format!("{name}bias"), self.bias, outputs)
+    }
+}
+
 /// Scale and shift of a layer norm, each `[D]`.
 #[derive(Clone, Copy)]
 pub struct Norm {
@@ -49,6 +64,13 @@ pub struct Norm {
     pub bias: Slice<f32>,
     /// ε, added to the variance.
     pub epsilon: f32,
+}
+
+impl Norm {
+    pub(super) fn check(&self, operation: &str, width: usize) -> Result<()> {
+        check(operation, "norm weight", self.weight, width)?;
+        check(operation, "norm bias", self.bias, width)
+    }
 }
 
 /// What a layer norm keeps for its backward pass.
@@ -98,6 +120,27 @@ pub struct NormPartials {
     pub bias: Partials,
 }
 
+impl NormPartials {
+    /// The distances between parts, once these are known to fit.
+    pub(super) fn check(&self, operation: &str, width: usize) -> Result<[u32; 2]> {
+        let NormPartials { weight, bias } = self;
+        check(operation, "parts of the norm weight's gradient", weight.first, width)?;
+        check(operation, "parts of the norm bias's gradient", bias.first, width)?;
+        let apart = weight.slots == 1 || (weight.stride >= width && bias.stride >= width);
+        match [weight.stride, bias.stride].map(u32::try_from) {
+            [Ok(of_weight), Ok(of_bias)]
+                if apart && weight.slots == bias.slots && weight.slots > 0 =>
+            {
+                Ok([of_weight, of_bias])
+            }
+            _ => {
+                let problem = format!("parts that do not fit together or overlap: {self:?}");
+                Err(failed(operation, problem))
+            }
+        }
+    }
+}
+
 /// Which tokens the rows of a layer belong to.
 #[derive(Clone, Copy, Debug)]
 pub enum Rows {
@@ -112,7 +155,6 @@ pub enum Rows {
     },
 }
 
-/// Address of the list of tokens for a kernel's argument; 0 stands for all.
 impl Rows {
     /// Device address of the token of each row; 0 where row i is token i.
     pub fn tokens_address(&self) -> u64 {
@@ -160,20 +202,4 @@ pub struct Tail {
     pub dropout: HiddenDropout,
     /// The norm after the residual.
     pub norm: Option<Norm>,
-}
-
-/// Widest rows that kernels take.
-pub const MOST_WIDTH: usize = 1024;
-
-/// Checks the width `D` of rows.
-///
-/// # Errors
-/// [`crate::Error::Device`] that names the operation, unless it is a multiple of 16 up to [`MOST_WIDTH`].
-pub fn check_width(operation: &str, width: usize) -> Result<()> {
-    if width.is_multiple_of(16) && (16..=MOST_WIDTH).contains(&width) {
-        return Ok(());
-    }
-    let problem =
-        format!("rows of {width} elements; kernels take multiples of 16 up to {MOST_WIDTH}");
-    Err(failed(operation, problem))
 }

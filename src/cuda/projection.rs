@@ -53,7 +53,7 @@ pub fn forward<S: Storage>(
 ) -> Result<()> {
     const OPERATION: &str = "projection forward";
     check_width(OPERATION, width)?;
-    tail::check_linear(OPERATION, map, width, width)?;
+    map.check(OPERATION, "", width, width)?;
     check(OPERATION, "context", context, rows.most * width)?;
     let tokens = match tail.rows {
         Rows::All => rows.most,
@@ -138,7 +138,7 @@ pub fn backward<S: Storage>(
 ) -> Result<()> {
     const OPERATION: &str = "projection backward";
     check_width(OPERATION, width)?;
-    tail::check_linear(OPERATION, map, width, width)?;
+    map.check(OPERATION, "", width, width)?;
     check(OPERATION, "gradient of the context", d_context, rows.most * width)?;
     let norm = tail::norm_backward(OPERATION, &tail, saved, norm_partials)?;
     let begin = TailBackward::new(OPERATION, rows.most, width, norm, gradient, gradient)?;

@@ -63,10 +63,8 @@ impl Shape {
     ) -> Result<()> {
         let d = self.width;
         check_width(operation, d)?;
-        check(operation, "query weight", query.weight, d * d)?;
-        check(operation, "query bias", query.bias, d)?;
-        check(operation, "key and value weight", key_value.weight, 2 * d * d)?;
-        check(operation, "key and value bias", key_value.bias, 2 * d)
+        query.check(operation, "query ", d, d)?;
+        key_value.check(operation, "key and value ", 2 * d, d)
     }
 
     fn check_rows(&self, operation: &str, rows: Rows) -> Result<()> {

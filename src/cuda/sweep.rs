@@ -4,7 +4,8 @@
 use super::device::{Grid, failed};
 use super::item_softmax::Problem;
 use super::memory::{Storage, check};
-use super::operands::{Launcher, check_width};
+use super::operands::Launcher;
+use super::tiles::check_width;
 use crate::Result;
 use bytemuck::NoUninit;
 use std::marker::PhantomData;

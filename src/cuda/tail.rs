@@ -3,9 +3,7 @@
 
 use super::device::{Grid, failed};
 use super::memory::{Slice, Storage};
-use super::operands::{
-    Count, HiddenDropout, Launcher, Linear, Norm, NormPartials, NormSaved, Rows, Tail,
-};
+use super::operands::{Count, HiddenDropout, Launcher, Norm, NormPartials, NormSaved, Rows, Tail};
 use super::step::Rate;
 use super::tiles::{Blocking, FUSED_WIDTH, Side, check};
 use crate::Result;
@@ -162,7 +160,7 @@ impl TailBackward {
         };
         let Some((norm, saved, partials)) = norm else { return Ok(plain) };
         check_norm(operation, rows, width, norm, saved)?;
-        let [d_gamma_stride, d_beta_stride] = check_partials(operation, width, partials)?;
+        let [d_gamma_stride, d_beta_stride] = partials.check(operation, width)?;
         Ok(TailBackward {
             gamma: norm.weight.address,
             normalized: saved.normalized.address,
@@ -275,8 +273,7 @@ fn check_norm<S: Storage>(
     norm: Norm,
     saved: NormSaved<S>,
 ) -> Result<()> {
-    check(operation, "norm weight", norm.weight, width)?;
-    check(operation, "norm bias", norm.bias, width)?;
+    norm.check(operation, width)?;
     check(operation, "normalized rows", saved.normalized, rows * width)?;
     check(operation, "rstd", saved.rstd, rows)
 }
@@ -285,34 +282,6 @@ fn check_tokens(operation: &str, count: usize, rows: Rows) -> Result<()> {
     match rows {
         Rows::All => Ok(()),
         Rows::Selected { tokens, .. } => check(operation, "tokens of the rows", tokens, count),
-    }
-}
-
-/// A linear map of `inputs` to `outputs`.
-pub(super) fn check_linear<S: Storage>(
-    operation: &str,
-    map: Linear<S>,
-    outputs: usize,
-    inputs: usize,
-) -> Result<()> {
-    check(operation, "weight", map.weight, outputs * inputs)?;
-    check(operation, "bias", map.bias, outputs)
-}
-
-/// The distances between parts, once these are known to fit.
-fn check_partials(operation: &str, width: usize, partials: NormPartials) -> Result<[u32; 2]> {
-    let NormPartials { weight, bias } = partials;
-    check(operation, "parts of the norm weight's gradient", weight.first, width)?;
-    check(operation, "parts of the norm bias's gradient", bias.first, width)?;
-    let apart = weight.slots == 1 || (weight.stride >= width && bias.stride >= width);
-    match [weight.stride, bias.stride].map(u32::try_from) {
-        [Ok(of_weight), Ok(of_bias)] if apart && weight.slots == bias.slots && weight.slots > 0 => {
-            Ok([of_weight, of_bias])
-        }
-        _ => {
-            let problem = format!("parts that do not fit together or overlap: {partials:?}");
-            Err(failed(operation, problem))
-        }
     }
 }
 

@@ -117,3 +117,11 @@ pub fn check<T>(operation: &str, buffer: &str, slice: Slice<T>, expected: usize)
     let problem = format!("begins at {:#x}, which is not a multiple of 16", slice.address);
     Err(failed(format!("{operation}: {buffer}"), problem))
 }
+
+/// The same for buffers of one length.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_all<T>(operation: &str, expected: usize, buffers: &[(&str, Slice<T>)]) -> Result<()> {
+    buffers.iter().try_for_each(|&(name, buffer)| check(operation, name, buffer, expected))
+}

@@ -135,7 +135,6 @@ impl OnDevice {
             },
             tokens,
             queries: if all { tokens } else { count(Size::Rows, rows.len() + SPARE) },
-            max_len: 1024,
             heads: *heads,
             width,
         };
@@ -238,7 +237,6 @@ fn refusal(heads: usize, width: usize, tokens: usize) -> String {
         rows: cuda::operands::Rows::All,
         tokens,
         queries: tokens,
-        max_len: 1,
         heads,
         width,
     };
@@ -318,7 +316,6 @@ fn large_scores_do_not_overflow_on_the_gpu() {
         rows: cuda::operands::Rows::Selected { tokens: gpu.copy(&[1]), rows: Slice::default() },
         tokens: count(Size::Tokens, 3),
         queries: count(Size::Rows, 1),
-        max_len: 3,
         heads: 1,
         width,
     };
