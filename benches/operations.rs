@@ -66,6 +66,7 @@ fn attention(criterion: &mut Criterion) {
         first: 0,
         heads: H,
         width: D,
+        causal: false,
     };
     let (q, kv) = (numbers(T * D), numbers(2 * T * D));
     let mut probabilities = vec![0.0; sequences.probability_count()];

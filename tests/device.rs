@@ -2,7 +2,7 @@
 
 use crate::cli::{Sandbox, assert_fails, stderr};
 use b4r::Error;
-use b4r::config::{Device, ModelConfig, Precision};
+use b4r::config::{Device, ModelConfig, Objective, Precision};
 use b4r::cuda::choice::{Built, Choice, Gpu, Machine, Refusal, choose, fits, gpu, not_loaded};
 
 const CUDA_13: Built = Built { toolkit: Some((13, 5)), architectures: &[80, 86, 89, 90, 100, 120] };
@@ -110,6 +110,8 @@ fn sizes_that_the_kernels_have() {
         fits(&model(144, 1, 256)),
         &["up to 128", "144 / 1 is 144", "n_heads: 2 or 3 or 6 or 9 or 18"],
     );
+    let causal = ModelConfig { objective: Objective::Causal, ..model(64, 2, 256) };
+    refused(fits(&causal), &["objective: causal", "both sides", "device: cpu"]);
     refused(fits(&model(64, 2, 100)), &["inner_size", "it is 100", "inner_size: 112"]);
 }
 

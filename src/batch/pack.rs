@@ -46,7 +46,31 @@ impl Packer {
             batch.rows.push(token as u32);
             batch.ids[token] = self.mask;
         }
-        let positions = 0..items.len() as u32;
+        self.end(batch, items.len());
+    }
+
+    /// Appends all but the last of `items`, at least two, as one sequence in which each item has the next as
+    /// its target.
+    pub fn push_next(&self, batch: &mut Batch, items: &[u32]) {
+        let first = batch.ids.len() as u32;
+        let Some((_, inputs)) = items.split_last() else { return };
+        batch.ids.extend_from_slice(inputs);
+        batch.targets.extend_from_slice(&items[1..]);
+        batch.rows.extend(first..batch.ids.len() as u32);
+        self.end(batch, inputs.len());
+    }
+
+    /// Appends `items` as one sequence of which only the last one's row is read, to predict `target`.
+    pub fn push_last(&self, batch: &mut Batch, items: &[u32], target: u32) {
+        batch.ids.extend_from_slice(items);
+        batch.rows.push(batch.ids.len() as u32 - 1);
+        batch.targets.push(target);
+        self.end(batch, items.len());
+    }
+
+    /// What a sequence of `length` items, whose tokens and rows are there, still lacks.
+    fn end(&self, batch: &mut Batch, length: usize) {
+        let positions = 0..length as u32;
         match self.positions {
             Positions::Absolute => batch.positions.extend(positions),
             Positions::FromEnd => batch.positions.extend(positions.rev()),

@@ -2,14 +2,16 @@
 
 use super::windows::{Tiling, Window, cut_by_interactions, cut_by_size, cut_evenly, shuffle};
 use super::{Batch, mask::Masker, pack::Packer};
-use crate::config::{BatchSize, ModelConfig, TrainConfig};
+use crate::config::{BatchSize, ModelConfig, Objective, TrainConfig};
 use crate::data::{Sequences, Split};
 use crate::{Error, Result, philox};
 use std::sync::Arc;
 
 /// Makes any training batch of a run, from its epoch and index alone.
 ///
-/// An epoch visits every training interaction once. Its number of steps is the same in every epoch:
+/// An epoch visits every training interaction once. Where each item has the next as its target
+/// ([`Objective::Causal`]), windows tile these pairs: one of `n` takes `n + 1` items, so that neighbours share
+/// one, and a user's first item is a target nowhere. Its number of steps is the same in every epoch:
 /// - [`BatchSize::Interactions`]`(n)`: the training interactions that have another before them (the rows that
 ///   RecBole counts) divided by `n`, rounded up; each batch has an equal share of all interactions, give or
 ///   take half a window at either end.
@@ -47,12 +49,13 @@ struct Totals {
 }
 
 impl Totals {
-    fn new(train_lengths: &[u32], tiling: &Tiling) -> Self {
+    fn new(train_lengths: &[u32], tiling: &Tiling, objective: Objective) -> Self {
         let max_len = u64::from(tiling.max_len);
         let mut totals = Totals::default();
-        for length in train_lengths.iter().map(|&length| u64::from(length)) {
+        for &train_length in train_lengths {
+            let length = u64::from(tiled(train_length, objective));
             totals.interactions += length;
-            totals.rows += length.saturating_sub(1);
+            totals.rows += u64::from(train_length.saturating_sub(1));
             totals.windows += length.div_ceil(max_len);
             if tiling.shift && length > max_len {
                 totals.long += 1;
@@ -63,6 +66,14 @@ impl Totals {
             }
         }
         totals
+    }
+}
+
+/// How much of a training history of `length` items windows tile.
+fn tiled(length: u32, objective: Objective) -> u32 {
+    match objective {
+        Objective::Cloze => length,
+        Objective::Causal => length.saturating_sub(1),
     }
 }
 
@@ -93,7 +104,7 @@ impl TrainingBatches {
             ));
         };
         let tiling = Tiling { max_len, shift: train.shift_windows, key: philox::key(train.seed) };
-        let totals = Totals::new(&split.train_lengths, &tiling);
+        let totals = Totals::new(&split.train_lengths, &tiling, model.objective);
         if totals.interactions == 0 {
             return Err(Error::config(
                 "dataset",
@@ -161,6 +172,7 @@ impl TrainingBatches {
     pub fn epoch(&self, epoch: u32) -> EpochPlan<'_> {
         let mut windows = Vec::with_capacity(self.most_windows);
         for (user, &length) in (0u32..).zip(&self.split.train_lengths) {
+            let length = tiled(length, self.model.objective);
             windows.extend(self.tiling.windows(user, length, epoch));
         }
         shuffle(&mut windows, self.tiling.key, epoch);
@@ -226,9 +238,14 @@ impl EpochPlan<'_> {
         packer.begin(batch);
         for window in &windows[cuts[index]..cuts[index + 1]] {
             let (start, length) = (window.start as usize, window.length as usize);
-            let items = &source.sequences.get(window.user as usize)[start..start + length];
-            source.masker.draw(window, *epoch, masked);
-            packer.push(batch, items, masked);
+            let history = source.sequences.get(window.user as usize);
+            match source.model.objective {
+                Objective::Cloze => {
+                    source.masker.draw(window, *epoch, masked);
+                    packer.push(batch, &history[start..start + length], masked);
+                }
+                Objective::Causal => packer.push_next(batch, &history[start..=start + length]),
+            }
         }
         packer.group(batch);
     }

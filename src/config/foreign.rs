@@ -68,7 +68,7 @@ pub const FOREIGN: &[Foreign] = &[
         "model",
         &["bert4rec"],
         "only BERT4Rec is available",
-        "write model: BERT4Rec, or leave it out",
+        "write model: BERT4Rec, or leave it out; objective: causal trains it as SASRec is trained",
     ),
     ignored("worker", ONE_PROCESS),
     ignored("nproc", ONE_PROCESS),
@@ -200,6 +200,7 @@ const TRANSLATIONS: &[(&str, &[&str])] = &[
     ),
     ("inner_size", &["ffn_size", "d_ff", "dim_feedforward", "intermediate_size", "ffn_dim"]),
     ("hidden_act", &["activation", "act", "activation_function"]),
+    ("objective", &["causal", "unidirectional", "autoregressive", "training_objective"]),
     ("norm", &["norm_first", "pre_norm", "norm_placement"]),
     (
         "mask_ratio",

@@ -176,6 +176,8 @@ pub struct ModelConfig {
     pub norm: NormPlacement,
     /// `positions`: what the position index counts.
     pub positions: Positions,
+    /// `objective`: what is predicted, and so which tokens attention sees.
+    pub objective: Objective,
     /// `tie_embeddings`: whether the head multiplies by the item embedding itself.
     pub tied: bool,
     /// `hidden_dropout_prob`.
@@ -217,6 +219,15 @@ pub enum Positions {
     FromEnd,
 }
 
+/// What the network learns to predict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objective {
+    /// `cloze`: masked items, from the items on both sides, as BERT4Rec does.
+    Cloze,
+    /// `causal`: at every item the next one, from that item and those before it, as SASRec does.
+    Causal,
+}
+
 impl Default for ModelConfig {
     fn default() -> Self {
         ModelConfig {
@@ -228,6 +239,7 @@ impl Default for ModelConfig {
             hidden_act: Activation::Gelu,
             norm: NormPlacement::Post,
             positions: Positions::Absolute,
+            objective: Objective::Cloze,
             tied: true,
             hidden_dropout: 0.1,
             attention_dropout: 0.1,

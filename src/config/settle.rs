@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::resolve::Resolved;
 use super::value::{Value, shorten};
-use super::{Device, EvalUnit, Grouping, Metric, SplitRule};
+use super::{Device, EvalUnit, Grouping, Metric, Objective, SplitRule};
 use super::{keys, parse, protocol};
 use crate::{Error, Result};
 
@@ -113,8 +113,13 @@ fn tell_differences(resolved: &mut Resolved) {
         ),
         ("MAX_ITEM_LIST_LENGTH", "items and MASK together; RecBole always drops the oldest item"),
     ] {
-        if origins.contains_key(key) {
-            notes.push(format!("{key}: {note}"));
+        let masks = config.model.objective == Objective::Cloze;
+        match (origins.contains_key(key), masks) {
+            (true, true) => notes.push(format!("{key}: {note}")),
+            (true, false) if key != "MAX_ITEM_LIST_LENGTH" => {
+                notes.push(format!("{key}: without effect, since objective: causal masks nothing"));
+            }
+            _ => {}
         }
     }
 }

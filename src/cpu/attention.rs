@@ -1,5 +1,6 @@
 //! Multi-head attention within each sequence of a packed batch: for head h of width K,
-//! context = dropout(softmax(q kᵀ / √K)) v, with queries at all rows or only at those that are read.
+//! context = dropout(softmax(q kᵀ / √K)) v, with queries at all rows or only at those that are read, and keys
+//! at all rows or, causal, only up to the query's own.
 //!
 //! Forward keeps the probabilities, one sign bit each telling whether dropout took it: backward then needs
 //! neither exponentials nor random numbers.
@@ -25,6 +26,8 @@ pub struct Sequences<'a> {
     pub heads: usize,
     /// `D`
     pub width: usize,
+    /// Whether a query sees no key after itself.
+    pub causal: bool,
 }
 
 /// One head of one sequence.
@@ -54,6 +57,16 @@ impl Sequences<'_> {
     /// `K`
     fn head_width(&self) -> usize {
         self.width / self.heads
+    }
+
+    /// How many keys query `query` of a head sees, from the first on.
+    fn visible(&self, head: &Head, query: usize) -> usize {
+        if self.causal { self.position(head, query) + 1 } else { head.keys }
+    }
+
+    /// Place of a head's query `query` within its sequence.
+    fn position(&self, head: &Head, query: usize) -> usize {
+        self.rows.token(head.query + query) - head.key
     }
 
     fn for_each_head(&self, mut body: impl FnMut(Head)) {
@@ -130,7 +143,14 @@ pub fn forward(
         multiply(product, Into::Assign, scale, queries, keys.t());
         vectorized(
             #[inline(always)]
-            || scores.chunks_exact_mut(head.keys).for_each(softmax),
+            || {
+                for (query, row) in scores.chunks_exact_mut(head.keys).enumerate() {
+                    let (seen, unseen) = row.split_at_mut(sequences.visible(&head, query));
+                    softmax(seen);
+                    // A probability of 0 takes no part in anything that backward does.
+                    unseen.fill(0.0);
+                }
+            },
         );
         let weights: &[f32] = match dropout {
             None => scores,
@@ -172,7 +192,7 @@ fn drop_probabilities(
         || {
             let rows = scores.chunks_exact_mut(head.keys).zip(dropped.chunks_exact_mut(head.keys));
             for (query, (row, dropped)) in rows.enumerate() {
-                let position = sequences.rows.token(head.query + query) - head.key;
+                let position = sequences.position(head, query);
                 dropout.row(head.sequence_head, position as u32, head.keys, halves);
                 for ((p, out), &half) in row.iter_mut().zip(dropped).zip(&*halves) {
                     let factor = dropout.rate.factor(half);

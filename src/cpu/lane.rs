@@ -10,7 +10,7 @@ use super::linear::Linear;
 use super::projection::Tail;
 use super::vector::{add_scaled, vectorized};
 use crate::batch::Batch;
-use crate::config::{ModelConfig, NormPlacement};
+use crate::config::{ModelConfig, NormPlacement, Objective};
 use crate::model::params::{LayerNormParams, LinearParams, ParameterTable};
 use std::ops::Range;
 
@@ -221,6 +221,7 @@ impl<'a> View<'a> {
             first: piece.sequences.start,
             heads: self.model.n_heads,
             width: self.model.hidden_size,
+            causal: self.model.objective == Objective::Causal,
         }
     }
 

@@ -3,7 +3,7 @@
 //! All decisions are functions of plain facts, so that each sentence can be tested without a GPU.
 
 use crate::Error;
-use crate::config::{Device, ModelConfig, Precision};
+use crate::config::{Device, ModelConfig, Objective, Precision};
 use std::fmt;
 
 /// Widest `D` and `K` the kernels have room for on chip.
@@ -202,11 +202,17 @@ pub fn not_loaded(module: &str, error: impl fmt::Display, built: &Built) -> Refu
     }
 }
 
-/// Whether the kernels have the sizes of `model`.
+/// Whether the kernels have the sizes and options of `model`.
 ///
 /// # Errors
-/// The first size that does not fit.
+/// The first that does not fit.
 pub fn fits(model: &ModelConfig) -> Result<(), Refusal> {
+    if model.objective == Objective::Causal {
+        return Err(Refusal::new(
+            "the CUDA kernels for attention see both sides of an item: they cannot train objective: causal",
+            "write device: cpu, or objective: cloze",
+        ));
+    }
     let width = model.hidden_size;
     if !width.is_multiple_of(16) || width > MAX_WIDTH {
         return Err(Refusal::new(

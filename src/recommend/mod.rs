@@ -307,7 +307,7 @@ impl Recommender {
         let mut sequences = Sequences { offsets: vec![0], items: Vec::new() };
         let mut rows = Vec::with_capacity(queries.len());
         for (user, query) in (0..).zip(queries) {
-            let read = query.items.len().min(self.config.model.max_len.saturating_sub(1));
+            let read = query.items.len().min(evaluation::context(&self.config.model));
             sequences.items.extend_from_slice(&query.items[query.items.len() - read..]);
             // The place of the item to predict, which nobody knows: MASK will cover it.
             sequences.items.push(0);

@@ -2,7 +2,7 @@
 
 use super::rundir::items_sha256;
 use super::tensor_file::{Source, TensorFile, write};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Objective};
 use crate::data::{Vocabulary, hex};
 use crate::model::params::ParameterTable;
 use crate::{Error, Result};
@@ -104,9 +104,14 @@ impl Note {
 
 fn options(model: &ModelConfig) -> String {
     let ModelConfig { n_heads, hidden_act, norm, positions, layer_norm_eps, .. } = model;
+    // Files from before there was a choice are of cloze models and name no objective.
+    let objective = match model.objective {
+        Objective::Cloze => "",
+        Objective::Causal => " objective=Causal",
+    };
     format!(
         "n_heads={n_heads} hidden_act={hidden_act:?} norm={norm:?} positions={positions:?} \
-         layer_norm_eps={layer_norm_eps:e}"
+         layer_norm_eps={layer_norm_eps:e}{objective}"
     )
 }
 

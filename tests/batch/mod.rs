@@ -1,5 +1,6 @@
 //! Windows, masks, packing, segments, prefetch.
 
+mod causal; // next items as targets
 mod layout; // what a batch looks like
 mod loader; // the prefetch thread
 mod masks; // rates, addresses, reproducibility

@@ -1,8 +1,8 @@
 //! Each key's range, and what has to hold between keys.
 
 use b4r::config::{
-    Activation, BatchSize, DataFormat, Device, Duplicates, Metric, NormPlacement, Positions,
-    Precision, Schedule, validate,
+    Activation, BatchSize, DataFormat, Device, Duplicates, Metric, NormPlacement, Objective,
+    Positions, Precision, Schedule, validate,
 };
 
 use super::{flags, good, refused, yaml};
@@ -218,6 +218,17 @@ fn intervals_have_open_and_closed_ends() {
         flags(&["--val_interval=[4,5]", "--RATING_FIELD=~"]),
         "val_interval",
         &["RATING_FIELD"],
+    );
+}
+
+#[test]
+fn the_objective_has_two_names() {
+    assert_eq!(good(&[]).model.objective, Objective::Cloze);
+    assert_eq!(good(&["--objective=causal"]).model.objective, Objective::Causal);
+    refused(flags(&["--objective=next"]), "objective", &["cloze", "causal"]);
+    let notes = yaml("objective: causal\nmask_ratio: 0.4").unwrap().notes;
+    assert!(
+        notes.iter().any(|note| note.contains("mask_ratio") && note.contains("without effect"))
     );
 }
 

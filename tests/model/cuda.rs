@@ -16,7 +16,7 @@ use half::bf16;
 /// `None` for sizes that the kernels refuse.
 fn gradients<S: Storage>(case: &Case<GradientCase>) -> Option<Results> {
     let GradientCase { model, dropout } = &case.parameters;
-    if !model.inner_size.is_multiple_of(16) {
+    if !model.inner_size.is_multiple_of(16) || model.causal {
         return None;
     }
     let config = model.config(Some(dropout));

@@ -4,7 +4,7 @@
 use crate::util::fixture::{Case, Dropout, Results, activation, cases, hold, segments};
 use crate::util::tolerance::LOSS;
 use b4r::batch::Batch;
-use b4r::config::{ModelConfig, NormPlacement, Positions, TrainConfig};
+use b4r::config::{ModelConfig, NormPlacement, Objective, Positions, TrainConfig};
 use b4r::cpu::CpuEngine;
 use b4r::cpu::lane::Randomness;
 use b4r::model::engine::{Engine, State, Step};
@@ -25,6 +25,8 @@ struct Model {
     norm: String,
     positions: String,
     tied: bool,
+    #[serde(default)]
+    causal: bool,
     layer_norm_eps: f64,
     items: usize,
     lengths: Vec<u32>,
@@ -45,6 +47,7 @@ impl Model {
                 _ => Positions::Absolute,
             },
             tied: self.tied,
+            objective: if self.causal { Objective::Causal } else { Objective::Cloze },
             hidden_dropout: dropout.map_or(0.0, |dropout| dropout.hidden_dropout),
             attention_dropout: dropout.map_or(0.0, |dropout| dropout.attention_dropout),
             layer_norm_eps: self.layer_norm_eps as f32,

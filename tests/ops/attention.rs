@@ -18,6 +18,8 @@ struct Parameters {
     heads: usize,
     lengths: Vec<u32>,
     layer: u32,
+    #[serde(default)]
+    causal: bool,
     #[serde(flatten)]
     dropout: Dropout,
 }
@@ -55,6 +57,7 @@ fn cpu(case: &Case<Parameters>) -> Results {
         first: 0,
         heads: *heads,
         width,
+        causal: case.parameters.causal,
     };
     let dropout = attention_dropout(dropout, *layer);
     let q = case.input("query");
@@ -297,6 +300,7 @@ fn large_scores_do_not_overflow() {
         first: 0,
         heads: 1,
         width,
+        causal: false,
     };
     let (mut probabilities, mut context) = ([0.0; 3], [0.0; 4]);
     let scratch = &mut Scratch::default();

@@ -2,7 +2,7 @@
 
 use super::{Key, Section};
 use crate::config::parse::{boolean, choice, integer, name_of, number, put, size};
-use crate::config::{Activation, NormPlacement, Positions};
+use crate::config::{Activation, NormPlacement, Objective, Positions};
 
 /// Longest sequence; the work of attention grows with its square.
 pub(in crate::config) const MAX_LEN: u64 = 65_535;
@@ -15,6 +15,9 @@ const NORMS: &[(&str, NormPlacement)] =
 
 const POSITIONS: &[(&str, Positions)] =
     &[("absolute", Positions::Absolute), ("from_end", Positions::FromEnd)];
+
+const OBJECTIVES: &[(&str, Objective)] =
+    &[("cloze", Objective::Cloze), ("causal", Objective::Causal)];
 
 pub(super) const KEYS: &[Key] = &[
     Section::Model.key(
@@ -74,6 +77,14 @@ pub(super) const KEYS: &[Key] = &[
         "Count positions from the oldest item (absolute) or from the newest (from_end)",
         |c| Some(name_of(c.model.positions, POSITIONS)),
         |c, v| put(&mut c.model.positions, choice(v, POSITIONS)),
+    ),
+    Section::Model.key(
+        "objective",
+        "NAME",
+        "Predict masked items from both sides (cloze: BERT4Rec) or at every item the next from those so far \
+         (causal: SASRec)",
+        |c| Some(name_of(c.model.objective, OBJECTIVES)),
+        |c, v| put(&mut c.model.objective, choice(v, OBJECTIVES)),
     ),
     Section::Model.key(
         "tie_embeddings",

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::batch::segments::{Scratch, Segments};
-use crate::config::{Activation, NormPlacement};
+use crate::config::{Activation, NormPlacement, Objective};
 
 fn segments(keys: &[u32], largest: u32) -> Segments {
     let mut segments = Segments::default();
@@ -38,11 +38,11 @@ fn batch(items: u32) -> Batch {
 /// Every tensor's gradient, along its own direction, against central differences, dropout on.
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for (norm, tied, hidden_act, n_layers) in [
-        (NormPlacement::Post, true, Activation::Gelu, 2),
-        (NormPlacement::Pre, false, Activation::GeluTanh, 2),
-        (NormPlacement::Post, false, Activation::Relu, 1),
-        (NormPlacement::Pre, true, Activation::Gelu, 3),
+    for (norm, tied, hidden_act, n_layers, objective) in [
+        (NormPlacement::Post, true, Activation::Gelu, 2, Objective::Cloze),
+        (NormPlacement::Pre, false, Activation::GeluTanh, 2, Objective::Cloze),
+        (NormPlacement::Post, false, Activation::Relu, 1, Objective::Causal),
+        (NormPlacement::Pre, true, Activation::Gelu, 3, Objective::Causal),
     ] {
         let model = ModelConfig {
             hidden_size: 12,
@@ -53,6 +53,7 @@ fn gradients_agree_with_finite_differences() {
             hidden_act,
             norm,
             tied,
+            objective,
             initializer_range: 0.4,
             layer_norm_eps: 1e-5,
             ..ModelConfig::default()
