@@ -39,6 +39,7 @@ fn probabilities(address: (u64, u64, u32), rate: f64, length: usize) -> Vec<f32>
         first: 0,
         heads: 1,
         width: length,
+        causal: false,
     };
     let mut kv = vec![0.0; 2 * length * length];
     for key in 0..length {
