@@ -81,7 +81,10 @@ mod tests {
         let bars = |lengths: &[f64]| lengths.iter().map(|&n| ("<x>".to_string(), n)).collect();
         let chart = Bars {
             title: "tokens".to_string(),
-            groups: vec![("A".to_string(), bars(&[50.0, f64::NAN])), ("B".to_string(), bars(&[200.0]))],
+            groups: vec![
+                ("A".to_string(), bars(&[50.0, f64::NAN])),
+                ("B".to_string(), bars(&[200.0])),
+            ],
         };
         let svg = chart.to_svg().unwrap_or_else(|error| panic!("{error}"));
         assert!(svg.starts_with("<svg") && !svg.contains("<x>") && !svg.contains("NaN"), "{svg}");

@@ -23,7 +23,8 @@ impl Case {
     /// # Errors
     /// Those of the measurement; [`Error::Io`] and [`Error::Config`] of [`child::run`].
     pub fn measure<T: DeserializeOwned>(&self, limit: Duration) -> Result<T> {
-        let program = std::env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
+        let program =
+            std::env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
         let case = serde_json::to_string(self).map_err(not_json)?;
         let child = child::Child {
             program: &program,

@@ -93,8 +93,7 @@ fn last_lines(text: &str) -> String {
 /// # Errors
 /// Those of [`Child::run`].
 pub fn probe(program: &OsStr, arguments: &[&str], key: &str, remedy: &str) -> Result<String> {
-    let child =
-        Child { program: Path::new(program), arguments, environment: &[], key, remedy };
+    let child = Child { program: Path::new(program), arguments, environment: &[], key, remedy };
     child.run(Duration::from_secs(120))
 }
 
@@ -104,16 +103,25 @@ mod tests {
 
     fn run(program: &str, arguments: &[&str], limit: u64) -> Result<String> {
         let program = Path::new(program);
-        let child =
-            Child { program, arguments, environment: &[("B4R_WORD", "told")], key: "python", remedy: "mend it" };
+        let child = Child {
+            program,
+            arguments,
+            environment: &[("B4R_WORD", "told")],
+            key: "python",
+            remedy: "mend it",
+        };
         child.run(Duration::from_millis(limit))
     }
 
     #[test]
     fn programs_are_run_and_ended() {
         assert_eq!(run("/bin/sh", &["-c", "echo $B4R_WORD"], 20_000).unwrap(), "told\n");
-        let failed = run("/bin/sh", &["-c", "echo why >&2; exit 3"], 20_000).unwrap_err().to_string();
-        assert!(failed.contains("why") && failed.contains('3') && failed.contains("mend it"), "{failed}");
+        let failed =
+            run("/bin/sh", &["-c", "echo why >&2; exit 3"], 20_000).unwrap_err().to_string();
+        assert!(
+            failed.contains("why") && failed.contains('3') && failed.contains("mend it"),
+            "{failed}"
+        );
         let missing = run("/nowhere/python", &[], 20_000).unwrap_err().to_string();
         assert!(missing.contains("/nowhere/python cannot be started"), "{missing}");
         let start = Instant::now();

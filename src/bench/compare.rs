@@ -82,7 +82,8 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
     let python = arguments.get_one::<PathBuf>("python").map_or(Path::new(""), PathBuf::as_path);
     let twin = Twin::new(python)?;
     let named: Vec<&String> = arguments.get_many("variants").into_iter().flatten().collect();
-    let variants = VARIANTS.into_iter().filter(|variant| named.iter().any(|name| *name == variant.name));
+    let variants =
+        VARIANTS.into_iter().filter(|variant| named.iter().any(|name| *name == variant.name));
     let variants: Vec<Variant> = variants.collect();
     let mut report = Report::new("compare");
     let Rates { threads, gemm_gflops, .. } = Rates::measure(settings.threads)?;
@@ -129,12 +130,8 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
 impl Comparison<'_> {
     fn train(&self, attention_dropout: f64, singles: &mut Vec<Single>) -> Result<Row> {
         let Settings { threads, steps, rounds, limit, .. } = self.settings;
-        let case = train::Case {
-            workload: self.workload.clone(),
-            threads,
-            steps,
-            attention_dropout,
-        };
+        let case =
+            train::Case { workload: self.workload.clone(), threads, steps, attention_dropout };
         let mut ours: Vec<train::Measured> = Vec::new();
         let mut theirs: Vec<Vec<Trained>> = vec![Vec::new(); self.variants.len()];
         for round in 1..=rounds {
@@ -143,7 +140,14 @@ impl Comparison<'_> {
                 eprintln!(
                     "round {round}: {config}, attention dropout {attention_dropout}, {by}: {tokens_a_second:.0} tokens/s"
                 );
-                singles.push(Single { round, config, attention_dropout, by, tokens_a_second, peak_mib });
+                singles.push(Single {
+                    round,
+                    config,
+                    attention_dropout,
+                    by,
+                    tokens_a_second,
+                    peak_mib,
+                });
             };
             let measured: train::Measured = case::Case::Train(case.clone()).measure(limit)?;
             note("b4r", measured.tokens_a_second, measured.peak_bytes);

@@ -67,7 +67,11 @@ pub fn mode(text: &str) -> Result<Mode> {
         ("full", ..) => Ok(Mode::Full),
         (_, Some(number), _) => Ok(Mode::Uniform(number)),
         (_, _, Some(number)) => Ok(Mode::Popular(number)),
-        _ => Err(Error::config("modes", format!("no mode `{text}`"), "use full, uniN or popN, such as pop100")),
+        _ => Err(Error::config(
+            "modes",
+            format!("no mode `{text}`"),
+            "use full, uniN or popN, such as pop100",
+        )),
     }
 }
 

@@ -60,7 +60,11 @@ fn train_command() -> Command {
         .arg(configs("A,B,C,D"))
         .arg(threads())
         .arg(number("steps", "30", "Measured steps, after three that are not"))
-        .arg(number("rounds", "1", "Measurements of each case, in turn; the report has their medians"))
+        .arg(number(
+            "rounds",
+            "1",
+            "Measurements of each case, in turn; the report has their medians",
+        ))
         .arg(attention_dropout("0"))
         .arg(timeout())
         .args(Workload::arguments())
@@ -75,6 +79,13 @@ fn kernels_command() -> Command {
         .arg(number("steps", "10", "Repeats; their median counts"))
         .arg(attention_dropout("0.1"))
         .arg(chip())
+        .arg(
+            Arg::new("gpu")
+                .long("gpu")
+                .value_name("NUMBER")
+                .value_parser(value_parser!(u64).range(..256))
+                .help("Measure the CUDA kernels of a training step on this GPU too"),
+        )
         .args(Workload::arguments())
         .args(report::arguments())
 }
@@ -92,12 +103,9 @@ fn eval_command() -> Command {
         .about("Users a second of ranking, among all items and among negatives")
         .arg(configs("A,B,C,D"))
         .arg(threads())
-        .arg(
-            Arg::new("modes")
-                .long("modes")
-                .default_value("full,uni100,pop100")
-                .help("full, uniN (N negatives drawn uniformly), popN (by popularity), with commas between"),
-        )
+        .arg(Arg::new("modes").long("modes").default_value("full,uni100,pop100").help(
+            "full, uniN (N negatives drawn uniformly), popN (by popularity), with commas between",
+        ))
         .arg(number("most-users", "6040", "Users to rank at most"))
         .arg(number("steps", "5", "Passes; their median counts"))
         .arg(timeout())
@@ -134,7 +142,11 @@ fn scaling_command() -> Command {
         .arg(number("largest", "1000000", "Most users, and most items; from a thousand on by tens"))
         .arg(threads())
         .arg(number("steps", "10", "Measured steps, after three that are not"))
-        .arg(number("rounds", "1", "Measurements of each case, in turn; the report has their medians"))
+        .arg(number(
+            "rounds",
+            "1",
+            "Measurements of each case, in turn; the report has their medians",
+        ))
         .arg(timeout())
         .args(report::arguments())
 }

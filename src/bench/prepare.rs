@@ -81,7 +81,9 @@ fn forgotten(path: &Path) -> Option<impl Fn() + use<>> {
     let file = File::open(path).ok().filter(|_| path.is_file())?;
     file.sync_all().ok()?;
     // SAFETY: the descriptor is open as long as the closure, and a hint changes no memory.
-    Some(move || _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) })
+    Some(move || {
+        _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }
+    })
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -86,10 +86,12 @@ fn product() -> f64 {
     let rows = PRODUCT / rayon::current_num_threads().next_power_of_two().min(PRODUCT);
     let b = Matrix::new(&b, PRODUCT, PRODUCT);
     let seconds = best_seconds(|| {
-        out.par_chunks_mut(rows * PRODUCT).zip(a.par_chunks(rows * PRODUCT)).for_each(|(out, a)| {
-            let out = MatrixMut::new(out, rows, PRODUCT);
-            multiply(out, Into::Assign, 1.0, Matrix::new(a, rows, PRODUCT), b);
-        });
+        out.par_chunks_mut(rows * PRODUCT).zip(a.par_chunks(rows * PRODUCT)).for_each(
+            |(out, a)| {
+                let out = MatrixMut::new(out, rows, PRODUCT);
+                multiply(out, Into::Assign, 1.0, Matrix::new(a, rows, PRODUCT), b);
+            },
+        );
     });
     2.0 * (PRODUCT as f64).powi(3) / seconds / 1e9
 }

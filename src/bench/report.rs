@@ -36,14 +36,13 @@ pub struct Report {
 /// Flags that say where a report goes besides the terminal.
 pub fn arguments() -> [Arg; 3] {
     let file = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help(help)
+        Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
     };
     [
-        file("json", "Write everything as JSON into this file; `-`: to stdout, in place of the tables"),
+        file(
+            "json",
+            "Write everything as JSON into this file; `-`: to stdout, in place of the tables",
+        ),
         file("csv", "Write all rows as CSV into this file; `-`: to stdout, in place of the tables"),
         file("svg", "Draw a chart into this file"),
     ]
@@ -135,8 +134,9 @@ impl Report {
         for table in &self.tables {
             for row in &table.rows {
                 let commit = self.commit.as_deref().unwrap_or_default();
-                let mut record =
-                    [table.name, &self.command, commit, &self.machine.processor].map(String::from).to_vec();
+                let mut record = [table.name, &self.command, commit, &self.machine.processor]
+                    .map(String::from)
+                    .to_vec();
                 record.extend(columns.iter().map(|&column| match row.get(column) {
                     None | Some(Value::Null) => String::new(),
                     Some(Value::String(text)) => text.clone(),
@@ -155,7 +155,9 @@ impl Report {
         let Some(chart) = &self.chart else {
             return Err(Error::config("svg", "there is nothing to draw", "leave --svg out"));
         };
-        chart.to_svg().map_err(|error| Error::io("draw", path)(std::io::Error::other(error.to_string())))
+        chart
+            .to_svg()
+            .map_err(|error| Error::io("draw", path)(std::io::Error::other(error.to_string())))
     }
 
     fn for_people(&self) -> String {
@@ -234,12 +236,26 @@ mod tests {
 
     #[test]
     fn numbers_keep_the_digits_that_say_something() {
-        let cells = [json!(1234567), json!(1234.56), json!(123.45), json!(12.345), json!(1.2345), json!(0.01234), json!(null)];
-        assert_eq!(cells.map(|value| cell(&value)), ["1,234,567", "1,235", "123", "12.3", "1.23", "0.012", "-"]);
+        let cells = [
+            json!(1234567),
+            json!(1234.56),
+            json!(123.45),
+            json!(12.345),
+            json!(1.2345),
+            json!(0.01234),
+            json!(null),
+        ];
+        assert_eq!(
+            cells.map(|value| cell(&value)),
+            ["1,234,567", "1,235", "123", "12.3", "1.23", "0.012", "-"]
+        );
     }
 
     #[test]
     fn words_are_quoted_for_a_shell() {
-        assert_eq!(["a-b=c", "", "a b", "it's"].map(quoted), ["a-b=c", "''", "'a b'", r"'it'\''s'"]);
+        assert_eq!(
+            ["a-b=c", "", "a b", "it's"].map(quoted),
+            ["a-b=c", "''", "'a b'", r"'it'\''s'"]
+        );
     }
 }

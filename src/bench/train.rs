@@ -94,7 +94,8 @@ pub struct Row {
 impl Row {
     /// Medians of the rounds of a case.
     pub fn new(case: &Case, rounds: &[Measured], gemm_gflops: f64) -> Self {
-        let middle = |of: fn(&Measured) -> f64| median(&mut rounds.iter().map(of).collect::<Vec<_>>());
+        let middle =
+            |of: fn(&Measured) -> f64| median(&mut rounds.iter().map(of).collect::<Vec<_>>());
         let (workload, tokens_a_second) = (&case.workload, middle(|m| m.tokens_a_second));
         let gflops = tokens_a_second * middle(|m| m.flops_a_token) / 1e9;
         Row {
@@ -219,7 +220,10 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
         .collect();
     report.chart(Bars {
         title: "Training, real tokens a second".to_string(),
-        groups: rows.iter().map(|row| (label(row), vec![("b4r".to_string(), row.tokens_a_second)])).collect(),
+        groups: rows
+            .iter()
+            .map(|row| (label(row), vec![("b4r".to_string(), row.tokens_a_second)]))
+            .collect(),
     });
     report.table("train", &rows);
     report.table("rates", &[rates]);

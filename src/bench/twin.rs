@@ -133,7 +133,8 @@ impl Twin {
         limit: Duration,
     ) -> Result<f64> {
         let mut arguments = sizes(workload, data, threads);
-        arguments.extend(["--steps", "1", "--warmup", "0", "--eval", "--eval-users"].map(String::from));
+        arguments
+            .extend(["--steps", "1", "--warmup", "0", "--eval", "--eval-users"].map(String::from));
         arguments.push(most_users.to_string());
         let text = self.script("torch_b4r.py", &arguments, limit)?;
         ranked(&text).ok_or_else(|| not_understood(&text))

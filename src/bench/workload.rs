@@ -118,12 +118,27 @@ impl Workload {
             "D" => (26_744, 20_000, Lengths::LogNormal(68.0, 144.0, 20.0), 200, 256, 8, 64),
             _ => {
                 let problem = format!("no preset `{name}`");
-                return Err(Error::config("configs", problem, "use A, B, C or D, with commas between"));
+                return Err(Error::config(
+                    "configs",
+                    problem,
+                    "use A, B, C or D, with commas between",
+                ));
             }
         };
         let name = name.to_string();
         let data = None;
-        Ok(Workload { name, items, users, lengths, max_len, hidden_size, n_layers: 2, n_heads, sequences, data })
+        Ok(Workload {
+            name,
+            items,
+            users,
+            lengths,
+            max_len,
+            hidden_size,
+            n_layers: 2,
+            n_heads,
+            sequences,
+            data,
+        })
     }
 
     /// Flags for sizes other than a preset's.
@@ -359,7 +374,15 @@ mod tests {
     #[test]
     fn laws_that_are_none_are_refused() {
         assert_eq!(Lengths::parse("geometric:8.9:3").unwrap(), Lengths::Geometric(8.9, 3.0));
-        for law in ["", "geometric:8.9", "geometric:3:8", "geometric:9:2", "lognormal:9:8:3", "uniform:1:2", "lognormal:a:b:c"] {
+        for law in [
+            "",
+            "geometric:8.9",
+            "geometric:3:8",
+            "geometric:9:2",
+            "lognormal:9:8:3",
+            "uniform:1:2",
+            "lognormal:a:b:c",
+        ] {
             let error = Lengths::parse(law).unwrap_err().to_string();
             assert!(error.contains("lognormal:MEDIAN:MEAN:LEAST"), "{law}: {error}");
         }

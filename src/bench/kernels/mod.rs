@@ -1,5 +1,6 @@
 //! `b4r-bench kernels`: each operation by itself, against what the machine can do at best.
 
+mod gpu; // CUDA kernels, by events and by replays
 mod network; // operations of the passes, timed as a step calls them
 mod whole; // operations on whole batches
 mod work; // FLOPs and bytes of each
@@ -7,7 +8,7 @@ mod work; // FLOPs and bytes of each
 use super::bars::Bars;
 use super::rates::Rates;
 use super::report::Report;
-use super::roofline::{self, Shape};
+use super::roofline::Shape;
 use super::settings::Settings;
 use super::workload::Workload;
 use crate::Result;
@@ -30,21 +31,6 @@ struct Row {
     limit: &'static str,
     /// The least time at these rates over the time it took.
     roofline_share: f64,
-}
-
-/// A CUDA kernel, over a whole step.
-#[derive(Serialize)]
-struct GpuRow {
-    config: String,
-    kernel: String,
-    launches: usize,
-    chip: &'static str,
-    /// At the chip's peak rates.
-    least_microseconds: f64,
-    /// `None`: nothing was measured.
-    microseconds: Option<f64>,
-    /// Where the figures come from: `model`, or the GPU's name.
-    from: String,
 }
 
 /// What an operation took.
@@ -77,7 +63,13 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
             let work = work.iter().find(|work| work.operation == timed.operation)?;
             Some(row(&workload, work, timed.seconds, &rates))
         }));
-        gpu.extend(model_rows(&workload, &shape, chip));
+        let on_gpu = match arguments.get_one::<u64>("gpu") {
+            Some(&number) => {
+                Some(gpu::measure(number as u32, &workload, &model, &batch, items, repeats)?)
+            }
+            None => None,
+        };
+        gpu.extend(gpu::rows(&workload, &shape, chip, on_gpu.as_ref()));
         eprintln!("{}: measured", workload.name);
     }
     report.chart(Bars {
@@ -98,7 +90,8 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
          products, bytes each operand and result once: what caches save is not taken off, and exponentials are not \
          counted. roofline share: the least time at the rates measured in this run over the time it took. The layers' \
          norms are part of projection and ffn; layernorm is one over all tokens. CUDA: least times of a step's kernels \
-         from the batch's shapes at the chip's peak rates; where it says \"model\", nothing was measured.",
+         from the batch's shapes at the chip's peak rates; where it says \"model\", nothing was measured. Measured: events \
+         around each launch in bf16, and under \"whole step\" replays of the captured graph.",
     );
     report.write(arguments)
 }
@@ -116,20 +109,4 @@ fn row(workload: &Workload, work: &Work, seconds: f64, rates: &Rates) -> Row {
         limit: if least[0] >= least[1] { "products" } else { "memory" },
         roofline_share: least[0].max(least[1]) / seconds,
     }
-}
-
-fn model_rows(workload: &Workload, shape: &Shape, chip: &str) -> Vec<GpuRow> {
-    let Some(chip) = roofline::CHIPS.iter().find(|known| known.name == chip) else {
-        return Vec::new();
-    };
-    let row = |work: roofline::Work| GpuRow {
-        config: workload.name.clone(),
-        kernel: work.kernel.to_string(),
-        launches: work.launches,
-        chip: chip.name,
-        least_microseconds: 1e6 * work.least_seconds(chip),
-        microseconds: None,
-        from: "model".to_string(),
-    };
-    roofline::step(shape).into_iter().map(row).collect()
 }
