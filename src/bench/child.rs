@@ -1,7 +1,6 @@
 //! Programs that are run to be measured, or to measure: without a shell, and not for ever.
 
 use crate::{Error, Result};
-use std::ffi::OsStr;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -86,15 +85,6 @@ fn joined(text: Option<JoinHandle<String>>) -> String {
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(SHOWN)..].join("\n")
-}
-
-/// Whether this names a program that can be asked for its version.
-///
-/// # Errors
-/// Those of [`Child::run`].
-pub fn probe(program: &OsStr, arguments: &[&str], key: &str, remedy: &str) -> Result<String> {
-    let child = Child { program: Path::new(program), arguments, environment: &[], key, remedy };
-    child.run(Duration::from_secs(120))
 }
 
 #[cfg(test)]

@@ -68,7 +68,6 @@ struct Comparison<'a> {
     variants: Vec<Variant>,
     settings: Settings,
     workload: Workload,
-    data: PathBuf,
     best_gflops: f64,
 }
 
@@ -93,13 +92,12 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
     for mut workload in workloads {
         let data = folder.path().join(format!("{}.inter", workload.name));
         workload.histories()?.write(&data)?;
-        workload.data = Some(data.clone());
+        workload.data = Some(data);
         let comparison = Comparison {
             twin: &twin,
             variants: variants.clone(),
             settings: settings.clone(),
             workload,
-            data,
             best_gflops: gemm_gflops.max(pytorch_gflops),
         };
         for &attention_dropout in &settings.attention_dropouts {
@@ -153,15 +151,7 @@ impl Comparison<'_> {
             note("b4r", measured.tokens_a_second, measured.peak_bytes);
             ours.push(measured);
             for (variant, theirs) in self.variants.iter().zip(&mut theirs) {
-                let trained = self.twin.train(
-                    &self.workload,
-                    &self.data,
-                    *variant,
-                    threads,
-                    steps,
-                    attention_dropout,
-                    limit,
-                )?;
+                let trained = self.twin.train(&case, *variant, limit)?;
                 note(variant.name, trained.tokens_a_second, trained.peak_bytes);
                 theirs.push(trained);
             }
@@ -219,8 +209,7 @@ impl Comparison<'_> {
         let (mut ours, mut theirs, mut users) = (Vec::new(), Vec::new(), 0);
         for round in 1..=rounds {
             let measured: eval::Measured = case::Case::Eval(case.clone()).measure(limit)?;
-            let pytorch =
-                self.twin.evaluate(&self.workload, &self.data, threads, measured.users, limit)?;
+            let pytorch = self.twin.evaluate(&self.workload, threads, measured.users, limit)?;
             eprintln!(
                 "round {round}: {}, evaluation: b4r {:.0}, PyTorch {pytorch:.0} users/s",
                 self.workload.name, measured.users_a_second

@@ -80,8 +80,8 @@ fn forgotten(path: &Path) -> Option<impl Fn() + use<>> {
     use std::os::fd::AsRawFd;
     let file = File::open(path).ok().filter(|_| path.is_file())?;
     file.sync_all().ok()?;
-    // SAFETY: the descriptor is open as long as the closure, and a hint changes no memory.
     Some(move || {
+        // SAFETY: the descriptor is open as long as the closure, and a hint changes no memory.
         _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }
     })
 }

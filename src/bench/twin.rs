@@ -1,6 +1,7 @@
 //! The PyTorch side of a comparison: `benches/peers/torch_b4r.py`, run as it is, and what it prints.
 
 use super::child::Child;
+use super::train;
 use super::workload::Workload;
 use crate::{Error, Result};
 use std::fs;
@@ -95,21 +96,13 @@ impl Twin {
         text.trim().parse().map_err(|_| not_understood(&text))
     }
 
-    /// Trains `steps` steps on the histories of `data`.
+    /// Trains on the histories of the case's file.
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn train(
-        &self,
-        workload: &Workload,
-        data: &Path,
-        variant: Variant,
-        threads: usize,
-        steps: u64,
-        attention_dropout: f64,
-        limit: Duration,
-    ) -> Result<Trained> {
-        let mut arguments = sizes(workload, data, threads);
+    pub fn train(&self, case: &train::Case, variant: Variant, limit: Duration) -> Result<Trained> {
+        let train::Case { workload, threads, steps, attention_dropout } = case;
+        let mut arguments = sizes(workload, *threads);
         let words = ["--modes", variant.mode, "--pads", variant.pad, "--mask-prob", "0.2"];
         arguments.extend(words.map(String::from));
         arguments.extend(["--steps".to_string(), steps.to_string()]);
@@ -120,19 +113,18 @@ impl Twin {
         trained(&text).ok_or_else(|| not_understood(&text))
     }
 
-    /// Users a second of full ranking on the histories of `data`.
+    /// Users a second of full ranking on the histories of the workload's file.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub fn evaluate(
         &self,
         workload: &Workload,
-        data: &Path,
         threads: usize,
         most_users: usize,
         limit: Duration,
     ) -> Result<f64> {
-        let mut arguments = sizes(workload, data, threads);
+        let mut arguments = sizes(workload, threads);
         arguments
             .extend(["--steps", "1", "--warmup", "0", "--eval", "--eval-users"].map(String::from));
         arguments.push(most_users.to_string());
@@ -141,7 +133,7 @@ impl Twin {
     }
 }
 
-fn sizes(workload: &Workload, data: &Path, threads: usize) -> Vec<String> {
+fn sizes(workload: &Workload, threads: usize) -> Vec<String> {
     let numbers = [
         ("--max-len", workload.max_len),
         ("--dim", workload.hidden_size),
@@ -150,7 +142,9 @@ fn sizes(workload: &Workload, data: &Path, threads: usize) -> Vec<String> {
         ("--batch", workload.sequences),
         ("--threads", threads),
     ];
-    let mut arguments = vec!["--data".to_string(), data.display().to_string()];
+    let data =
+        workload.data.iter().flat_map(|path| ["--data".to_string(), path.display().to_string()]);
+    let mut arguments: Vec<String> = data.collect();
     for (flag, number) in numbers {
         arguments.extend([flag.to_string(), number.to_string()]);
     }
