@@ -166,7 +166,7 @@ fn digits(span: f64) -> usize {
 }
 
 /// `#RRGGBB` as the library's color.
-fn color(hex: &str) -> RGBColor {
+pub(crate) fn color(hex: &str) -> RGBColor {
     let part = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap_or("0"), 16).unwrap_or(0);
     RGBColor(part(1), part(3), part(5))
 }

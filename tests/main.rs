@@ -3,6 +3,7 @@
 mod all_data; // training on everything, for deployment
 mod baseline; // popularity and Markov against their definition
 mod batch; // windows, masks, packing, segments, prefetch
+mod bench; // b4r-bench: tiny measurements, their reports
 mod bench_runs; // b4r-bench runs: table, chart, JSON, CSV
 mod cli; // the programs as a user runs them: flags, bad input, exit codes, kill and resume
 mod config; // YAML, flags, suggestions

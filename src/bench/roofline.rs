@@ -1,13 +1,12 @@
 //! A model of a training step on a GPU: what each kernel must move and multiply, counted from the shapes of a
 //! real batch, and the least time that takes at a chip's peak rates. Not a measurement.
 
-use super::presets::Preset;
+use super::workload::Workload;
 use crate::Result;
-use crate::batch::{Batch, TrainingBatches};
+use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::model::params::ParameterTable;
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
-use std::sync::Arc;
 
 /// Bytes of an activation or of a weight that a product reads.
 const STORED: f64 = 2.0;
@@ -61,6 +60,15 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Of a workload's first batch.
+    ///
+    /// # Errors
+    /// Those of reading its histories.
+    pub fn of(workload: &Workload) -> Result<Self> {
+        let (batch, items) = workload.first_batch()?;
+        Ok(Shape::new(&batch, &workload.model(0.1), items))
+    }
+
     /// Of a batch.
     pub fn new(batch: &Batch, model: &ModelConfig, items: usize) -> Self {
         let spans = |bounds: &[u32]| -> Vec<f64> {
@@ -340,7 +348,7 @@ pub fn print(name: &str, chip: &str) -> Result<()> {
     let Some(chip) = CHIPS.iter().find(|known| known.name == chip) else { return Ok(()) };
     let shape = match DENSE.iter().find(|dense| dense.name == name) {
         Some(dense) => dense.shape(),
-        None => of_preset(Preset::find(name)?)?,
+        None => Shape::of(&Workload::preset(name)?)?,
     };
     println!(
         "{name}: T {}, P {}, D {}, N {}, V {}; {} at its peak rates (a model, not a measurement)\n",
@@ -348,15 +356,6 @@ pub fn print(name: &str, chip: &str) -> Result<()> {
     );
     println!("{}\n", table(&step(&shape), chip, shape.tokens));
     Ok(())
-}
-
-fn of_preset(preset: &Preset) -> Result<Shape> {
-    let (model, (sequences, split)) = (preset.model(0.1), preset.data());
-    let (sequences, split) = (Arc::new(sequences), Arc::new(split));
-    let batches = TrainingBatches::new(sequences, split, preset.items, &model, &preset.train())?;
-    let mut batch = Batch::default();
-    batches.epoch(0).batch(0, &mut batch);
-    Ok(Shape::new(&batch, &model, preset.items))
 }
 
 fn table(kernels: &[Work], chip: &Chip, tokens: f64) -> Table {

@@ -21,7 +21,6 @@ use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
 use lanes::{LaneMemory, Lanes, Network};
 use rayon::prelude::*;
-use softmax::ItemSoftmax;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -31,6 +30,7 @@ mod softmax;
 
 pub(super) use lanes::LANES;
 pub use scorer::{Candidates, Scorer};
+pub use softmax::ItemSoftmax;
 
 /// Elements of the arena that one task reduces or updates.
 const ARENA_BLOCK: usize = 1 << 15;

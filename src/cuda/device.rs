@@ -5,7 +5,9 @@ use super::kernels::{MODULES, Module};
 use super::memory::Slice;
 use crate::{Error, Result};
 use bytemuck::{NoUninit, Pod};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, result, sys};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DriverError, result, sys,
+};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -69,6 +71,8 @@ pub struct Device {
     /// One for each of [`MODULES`].
     modules: Vec<LoadedModule>,
     functions: RefCell<HashMap<String, sys::CUfunction>>,
+    /// Launches with the events around them, while somebody wants their times.
+    timeline: RefCell<Option<Vec<(String, CudaEvent, CudaEvent)>>>,
     name: String,
     multiprocessors: u32,
     shared_limit: u32,
@@ -102,6 +106,7 @@ impl Device {
             stream,
             modules,
             functions: RefCell::default(),
+            timeline: RefCell::default(),
             name,
             multiprocessors,
             shared_limit,
@@ -198,6 +203,35 @@ impl Device {
         Ok(values)
     }
 
+    /// Puts events around every launch from now on; not to be captured.
+    pub fn time_launches(&self) {
+        *self.timeline.borrow_mut() = Some(Vec::new());
+    }
+
+    /// Kernels and seconds of all launches since [`Self::time_launches`], in order; ends the timing.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn launch_times(&self) -> Result<Vec<(String, f64)>> {
+        let launches = self.timeline.borrow_mut().take().unwrap_or_default();
+        let time = |(kernel, start, end): (String, CudaEvent, CudaEvent)| {
+            let milliseconds = start.elapsed_ms(&end).map_err(driver("time a kernel"))?;
+            Ok((kernel, f64::from(milliseconds) / 1e3))
+        };
+        launches.into_iter().map(time).collect()
+    }
+
+    /// A moment on the stream, where launches are timed.
+    fn moment(&self) -> Result<Option<CudaEvent>> {
+        if self.timeline.borrow().is_none() {
+            return Ok(None);
+        }
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = self.context.new_event(flags).map_err(driver("make an event"))?;
+        event.record(&self.stream).map_err(driver("time a kernel"))?;
+        Ok(Some(event))
+    }
+
     /// Puts one kernel on the stream. A grid without blocks is nothing to do.
     ///
     /// # Errors
@@ -218,6 +252,7 @@ impl Device {
         let function = self.function(kernel, grid.shared)?;
         let [x, y, z] = grid.blocks;
         let mut parameters = [(&raw const *arguments).cast_mut().cast::<c_void>()];
+        let start = self.moment()?;
         // SAFETY: by contract of this function; the driver copies the arguments before it returns.
         unsafe {
             result::launch_kernel(
@@ -229,7 +264,13 @@ impl Device {
                 &mut parameters,
             )
         }
-        .map_err(|error| failed(format!("launch {kernel}"), format!("{error} ({grid:?})")))
+        .map_err(|error| failed(format!("launch {kernel}"), format!("{error} ({grid:?})")))?;
+        if let (Some(start), Some(end)) = (start, self.moment()?)
+            && let Some(timeline) = self.timeline.borrow_mut().as_mut()
+        {
+            timeline.push((kernel.to_string(), start, end));
+        }
+        Ok(())
     }
 
     fn function(&self, kernel: &str, shared: u32) -> Result<sys::CUfunction> {

@@ -1,0 +1,96 @@
+//! FLOPs and bytes of the CPU engine's operations over a whole step, counted from the shapes of its batch.
+
+use crate::bench::roofline::Shape;
+
+/// Bytes of a number.
+const F32: f64 = 4.0;
+
+/// What an operation does in one step, over all layers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Its name.
+    pub operation: &'static str,
+    /// Floating-point operations of matrix products.
+    pub flops: f64,
+    /// Bytes read from and written to memory, each tensor once.
+    pub bytes: f64,
+}
+
+/// Of all operations; `segments` is the number of distinct items among the tokens.
+pub fn of(shape: &Shape, segments: usize) -> Vec<Work> {
+    let Shape { tokens: t, rows: p, width: d, items: v, parameters, .. } = *shape;
+    let td = t * d;
+    let mut all = vec![work("embedding", 0.0, 4.0 * td), work("embedding_backward", 0.0, 4.0 * td)];
+    for layer in 0..shape.layers {
+        for own in of_layer(shape, layer + 1 == shape.layers) {
+            match all.iter_mut().find(|work| work.operation == own.operation) {
+                Some(work) => {
+                    work.flops += own.flops;
+                    work.bytes += own.bytes;
+                }
+                None => all.push(own),
+            }
+        }
+    }
+    let (pd, vd) = (p * d, v * d);
+    all.extend([
+        work("head", 2.0 * pd * d, 4.0 * pd + d * d),
+        work("head_backward", 4.0 * pd * d, 5.0 * pd + 2.0 * d * d),
+        // Logits, and the gradients of rows and of the table.
+        work("item_softmax", 6.0 * pd * v, 2.0 * pd + 2.0 * vd + 2.0 * v),
+        work("embedding_scatter", 0.0, td + 2.0 * segments as f64 * d),
+        work("layernorm", 0.0, 3.0 * td),
+        work("layernorm_backward", 0.0, 3.0 * td),
+        // Gradient, weight and both moments are read, all but the gradient written.
+        work("adamw", 0.0, 7.0 * parameters),
+        work("gradient_norm", 0.0, parameters),
+        work("rank", 2.0 * pd * v, pd + vd),
+        work("top_k", 2.0 * pd * v, pd + vd),
+    ]);
+    all
+}
+
+fn of_layer(shape: &Shape, last: bool) -> [Work; 8] {
+    let Shape { tokens: t, width: d, inner: f, heads, .. } = *shape;
+    let (q, pairs) = match last {
+        true => (shape.rows, shape.row_pairs),
+        false => (shape.tokens, shape.pairs),
+    };
+    let (td, qd, qf, weights) = (t * d, q * d, q * f, 3.0 * d * d);
+    let maps = 2.0 * qd * d + 4.0 * td * d;
+    [
+        work("qkv", maps, 3.0 * td + qd + weights),
+        work("qkv_backward", 2.0 * maps, 4.0 * td + 2.0 * qd + 2.0 * weights),
+        // The probabilities are kept.
+        work("attention", 4.0 * pairs * d, 2.0 * qd + 2.0 * td + pairs * heads),
+        work("attention_backward", 8.0 * pairs * d, 3.0 * qd + 4.0 * td + pairs * heads),
+        work("projection", 2.0 * qd * d, 4.0 * qd + d * d),
+        work("projection_backward", 4.0 * qd * d, 5.0 * qd + 2.0 * d * d),
+        work("ffn", 4.0 * qd * f, 3.0 * qd + qf + 2.0 * d * f),
+        work("ffn_backward", 8.0 * qd * f, 4.0 * qd + qf + 4.0 * d * f),
+    ]
+}
+
+fn work(operation: &'static str, flops: f64, elements: f64) -> Work {
+    Work { operation, flops, bytes: F32 * elements }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::train::flops_a_token;
+    use crate::bench::workload::Workload;
+
+    /// Whatever trains adds up to the FLOPs that `train` counts, and the gradients of the head's output.
+    #[test]
+    fn products_add_up_to_the_needed_ones() {
+        let workload = Workload { users: 300, ..Workload::preset("A").unwrap() };
+        let shape = Shape::of(&workload).unwrap();
+        let trains = |work: &&Work| !["rank", "top_k"].contains(&work.operation);
+        let flops: f64 = of(&shape, 1).iter().filter(trains).map(|work| work.flops).sum();
+        let (r, l) = (shape.rows / shape.tokens, shape.pairs / shape.tokens);
+        let needed = shape.tokens * flops_a_token(&workload, workload.items, r, l);
+        // The last layer's pairs are counted one by one here, and as a mean there.
+        assert!((flops / needed - 1.0).abs() < 0.02, "{flops:e} {needed:e}");
+    }
+}
