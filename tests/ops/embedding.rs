@@ -193,7 +193,7 @@ fn cuda_refuses_widths_and_lengths() {
     };
     positions(16, 32).unwrap();
     for (width, len, named) in
-        [(24, 48, "rows of 24"), (1040, 1040, "rows of 1040"), (16, 33, "no rows of 16")]
+        [(24, 48, "width 24"), (1040, 1040, "width 1040"), (16, 33, "no rows of 16")]
     {
         let error = positions(width, len).unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
