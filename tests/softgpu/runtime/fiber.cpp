@@ -55,6 +55,21 @@ void make_stack(Stack& stack, unsigned number) {
     mprotect(stack.bottom, STACK, PROT_READ | PROT_WRITE);
 }
 
+#ifdef SOFTGPU_THREAD
+BlockStacks::~BlockStacks() { std::free(memory_); }
+
+void BlockStacks::renew(unsigned count) {
+    std::free(memory_);
+    memory_ = static_cast<unsigned char*>(std::aligned_alloc(PAGE, count * STACK));
+    if (memory_ == nullptr) std::abort();
+}
+
+void BlockStacks::place(Stack& stack, unsigned number) const {
+    stack.bottom = memory_ + number * STACK;
+    stack.size = STACK - number % 16 * 256;
+}
+#endif
+
 void adopt_stack(Stack& stack) {
 #ifdef SOFTGPU_SANITIZED  // slow, and nobody else asks
     pthread_attr_t attributes;
