@@ -21,7 +21,7 @@ impl Case {
     /// Measures in a new process of this program.
     ///
     /// # Errors
-    /// Those of the measurement; [`Error::Io`] and [`Error::Config`] of [`child::run`].
+    /// Those of the measurement; [`Error::Io`] and [`Error::Config`] of the child process.
     pub fn measure<T: DeserializeOwned>(&self, limit: Duration) -> Result<T> {
         let program =
             std::env::current_exe().map_err(Error::io("find", Path::new("this program")))?;

@@ -18,7 +18,7 @@ impl RunDir {
     /// data is what it was, and damage to the files is mended.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`crate::Error::Io`].
     pub fn write_inputs(
         &self,
         config_yaml: &str,
@@ -38,7 +38,7 @@ impl RunDir {
     /// Writes the negatives, if any are drawn.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`crate::Error::Io`].
     pub fn write_negatives(&self, judge: &Judge, split: &Split) -> Result<()> {
         let path = self.path.join(NEGATIVES);
         if judge.valid.is_none() && judge.test.is_none() {
