@@ -309,7 +309,7 @@ impl Recommender {
         for (user, query) in (0..).zip(queries) {
             let read = query.items.len().min(evaluation::context(&self.config.model));
             sequences.items.extend_from_slice(&query.items[query.items.len() - read..]);
-            // The place of the item to predict, which nobody knows: MASK will cover it.
+            // The place of the item to predict, which nobody knows: MASK covers it, or it is not read (causal).
             sequences.items.push(0);
             sequences.offsets.push(sequences.items.len() as u64);
             rows.push(EvalRow { user, position: read as u32 });
