@@ -277,6 +277,8 @@ pub struct TrainConfig {
     pub learner: Learner,
     /// `learning_rate`: the peak.
     pub learning_rate: f64,
+    /// `lr_fallback`: the peak of a second training, where the first ranked no better than popularity.
+    pub fallback_rate: Option<f64>,
     /// `lr_schedule`.
     pub schedule: Schedule,
     /// `warmup_steps`: linear rise from 0.
@@ -342,6 +344,7 @@ impl Default for TrainConfig {
             last_item_ratio: 0.0,
             learner: Learner::AdamW,
             learning_rate: 1e-3,
+            fallback_rate: Some(1e-3),
             schedule: Schedule::Constant,
             warmup_steps: 0,
             weight_decay: 0.0,

@@ -206,6 +206,10 @@ fn train(train: &TrainConfig) -> Result<()> {
     )?;
     positive("learning_rate", train.learning_rate, "0.001")?;
     in_f32("learning_rate", train.learning_rate, "0.001")?;
+    if let Some(rate) = train.fallback_rate {
+        positive("lr_fallback", rate, "0.001")?;
+        in_f32("lr_fallback", rate, "0.001")?;
+    }
     require(
         (train.weight_decay as f32).is_finite() && train.weight_decay >= 0.0,
         "weight_decay",

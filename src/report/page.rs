@@ -224,6 +224,7 @@ fn data(results: &Results) -> Markup {
 fn run(results: &Results) -> Markup {
     let rows = [
         ("parameters", thousands(results.parameters as u64)),
+        ("learning rate", format!("{:?}", results.learning_rate)),
         ("steps", thousands(results.steps)),
         ("epochs", format!("{} (ended by {})", results.epochs, results.ended_by)),
         ("training", duration(results.train_seconds)),

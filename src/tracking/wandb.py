@@ -15,9 +15,10 @@ def say(**what):
 
 
 def lines(path, start):
-    """Whole lines of `path` from byte `start`, and where they end."""
+    """Whole lines of `path` from byte `start`, and where they end; all of them where it has become shorter."""
     try:
         with open(path, "rb") as file:
+            start = start if start <= os.path.getsize(path) else 0
             file.seek(start)
             text = file.read()
     except FileNotFoundError:
@@ -26,14 +27,15 @@ def lines(path, start):
     return [json.loads(line) for line in whole.splitlines()], start + len(whole)
 
 
-def log(run, line, logged):
+def log(run, line, logged, before):
     metrics = {f"valid/{key}": value for key, value in line["valid"].items()}
     metrics.update({"train/train_loss": line["train_loss"], "train/learning_rate": line["learning_rate"]})
     metrics.update({"train/tokens": line["tokens"], "epoch": line["epoch"], "seconds": line["seconds"]})
     # An evaluation outside the plan is taken back when a run is prolonged: its step may come again.
-    if line["step"] > logged:
-        run.log(metrics, step=line["step"])
-        return line["step"]
+    step = before + line["step"]
+    if step > logged:
+        run.log(metrics, step=step)
+        return step
     return logged
 
 
@@ -77,13 +79,17 @@ def main():
         return
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-    read, logged = 0, run.step - 1 if run.resumed else -1
+    read, logged, before = 0, run.step - 1 if run.resumed else -1, 0
     while True:
         # Asked first, so that what the run wrote last is still read.
         ended = over.wait(1.0)
-        found, read = lines(os.path.join(folder, "metrics.jsonl"), read)
+        known = read
+        found, read = lines(os.path.join(folder, "metrics.jsonl"), known)
+        if read < known:
+            # The run began again (lr_fallback): its steps go on from those logged, since they may only rise.
+            before = logged
         for line in found:
-            logged = log(run, line, logged)
+            logged = log(run, line, logged, before)
         if ended:
             break
     results = os.path.join(folder, "results.json")

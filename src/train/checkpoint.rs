@@ -37,6 +37,9 @@ pub struct Counters {
     pub stopping: EarlyStopping,
     /// Steps before the latest evaluation.
     pub evaluated_at: Option<u64>,
+    /// Whether this is the second training, with `lr_fallback`.
+    #[serde(default)]
+    pub fell_back: bool,
     /// Length of `metrics.jsonl`.
     pub metrics_bytes: u64,
     /// Time spent in training steps, earlier processes included.

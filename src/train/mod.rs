@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod early_stopping;
+pub mod fallback;
 pub mod files;
 pub mod id_file;
 pub mod init_from;
@@ -275,6 +276,7 @@ fn summary(
         threads: actual_threads(config.run.threads),
         seed: config.train.seed,
         parameters: prepared.plan.parameters as usize,
+        learning_rate: training.peak_rate(),
         best_epoch: best.map_or(epochs, |best| best.epoch),
         epochs,
         steps: at.step,

@@ -40,6 +40,9 @@ pub struct Results {
     pub seed: u64,
     /// Number of weights.
     pub parameters: usize,
+    /// Peak of the learning rate that led to the weights kept: `learning_rate`, or `lr_fallback`.
+    #[serde(default)]
+    pub learning_rate: f64,
     /// Epoch whose weights are kept, from 1; the last where nothing was held out.
     pub best_epoch: u32,
     /// Epochs trained, the last perhaps in part.
@@ -339,6 +342,7 @@ mod tests {
             threads: 2,
             seed: u64::MAX,
             parameters: 9,
+            learning_rate: 1e-3,
             best_epoch: 3,
             epochs: 5,
             steps: 50,

@@ -8,10 +8,10 @@ pub fn planned_steps(config: &TrainConfig, steps_per_epoch: u64) -> u64 {
     config.max_steps.map_or(all, |most| most.min(all))
 }
 
-/// Learning rate of step `step`, from 1, of `planned`: a straight rise that reaches the peak at step
+/// Learning rate of step `step`, from 1, of `planned`: a straight rise that reaches `peak` at step
 /// `warmup_steps`, then constant, or a fall that reaches 0 at step `planned`.
-pub fn learning_rate(config: &TrainConfig, step: u64, planned: u64) -> f32 {
-    let (peak, warmup) = (config.learning_rate, config.warmup_steps);
+pub fn learning_rate(config: &TrainConfig, peak: f64, step: u64, planned: u64) -> f32 {
+    let warmup = config.warmup_steps;
     if step < warmup {
         return (peak * (step as f64 / warmup as f64)) as f32;
     }
@@ -37,14 +37,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn config(schedule: Schedule, warmup_steps: u64) -> TrainConfig {
-        TrainConfig { learning_rate: 0.5, schedule, warmup_steps, ..TrainConfig::default() }
+        TrainConfig { schedule, warmup_steps, ..TrainConfig::default() }
     }
 
     #[test]
     fn follows_the_written_shapes() {
         let rates = |schedule, warmup, planned: u64| -> Vec<f32> {
             let config = config(schedule, warmup);
-            (1..=planned).map(|step| learning_rate(&config, step, planned)).collect()
+            (1..=planned).map(|step| learning_rate(&config, 0.5, step, planned)).collect()
         };
         assert_eq!(rates(Schedule::Constant, 0, 3), [0.5, 0.5, 0.5]);
         assert_eq!(rates(Schedule::Constant, 2, 4), [0.25, 0.5, 0.5, 0.5]);
@@ -72,7 +72,7 @@ mod tests {
         #[test]
         fn stays_between_zero_and_the_peak(step in 1u64.., warmup: u64, planned: u64, kind in 0..3) {
             let schedule = [Schedule::Constant, Schedule::Linear, Schedule::Cosine][kind as usize];
-            let rate = learning_rate(&config(schedule, warmup), step, planned);
+            let rate = learning_rate(&config(schedule, warmup), 0.5, step, planned);
             prop_assert!((0.0..=0.5).contains(&rate));
         }
     }

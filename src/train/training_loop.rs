@@ -27,15 +27,15 @@ use std::time::Instant;
 
 /// A run under way.
 pub struct TrainingLoop<'a> {
-    config: &'a Config,
+    pub(super) config: &'a Config,
     prepared: &'a Prepared,
-    directory: &'a RunDir,
-    engine: &'a mut dyn Engine,
+    pub(super) directory: &'a RunDir,
+    pub(super) engine: &'a mut dyn Engine,
     signals: &'a Signals,
     config_yaml: String,
     items_sha256: String,
-    counters: Counters,
-    best: Option<Vec<f32>>,
+    pub(super) counters: Counters,
+    pub(super) best: Option<Vec<f32>>,
     /// Begun by [`Self::train`], when the log is what it should be.
     events: Option<EventFile>,
 }
@@ -91,13 +91,24 @@ impl<'a> TrainingLoop<'a> {
         self.engine.load_state(&State { parameters, first_moment, second_moment })
     }
 
-    /// Trains to the end and leaves the best weights in `model.safetensors`, or the last
-    /// where nothing validates.
+    /// Trains to the end, a second time if the first was for nothing, and leaves the best weights in
+    /// `model.safetensors`, or the last where nothing validates.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after saving; [`Error::NonFinite`] and [`Error::Io`] with the last checkpoint
     /// intact.
     pub fn train(&mut self) -> Result<()> {
+        self.train_once()?;
+        if let Some(reason) = self.reason_to_fall_back()? {
+            say(reason);
+            self.begin_again()?;
+            self.train_once()?;
+        }
+        Ok(())
+    }
+
+    /// From where the run stands to its end.
+    fn train_once(&mut self) -> Result<()> {
         let lines = metrics_log::read(&self.directory.metrics()).unwrap_or_else(|error| {
             say(format_args!("{error}\nTensorBoard will see this run from here on"));
             Vec::new()
@@ -193,9 +204,9 @@ impl<'a> TrainingLoop<'a> {
         if self.counters.step_in_epoch == 0 {
             (self.counters.loss_sum, self.counters.loss_rows) = (0.0, 0);
         }
+        let (planned, per_epoch, peak) =
+            (self.prepared.plan.planned_steps, self.steps_per_epoch(), self.peak_rate());
         let (config, counters) = (self.config, &mut self.counters);
-        let (planned, per_epoch) =
-            (self.prepared.plan.planned_steps, self.prepared.plan.steps_per_epoch);
         let batches = self.prepared.batches.clone();
         let mut loader = prefetch(batches, counters.epoch, counters.step_in_epoch)?;
         let mut progress = EpochProgress::new(
@@ -211,7 +222,7 @@ impl<'a> TrainingLoop<'a> {
             let step = Step {
                 number: counters.step + 1,
                 seed: config.train.seed,
-                learning_rate: learning_rate(&config.train, counters.step + 1, planned),
+                learning_rate: learning_rate(&config.train, peak, counters.step + 1, planned),
             };
             self.engine.train_step(&batch, &step)?;
             counters.step += 1;
@@ -240,12 +251,17 @@ impl<'a> TrainingLoop<'a> {
         else {
             return Ok(());
         };
-        let (train, step) = (&self.config.train, self.counters.step);
         Err(Error::NonFinite {
-            step,
+            step: self.counters.step,
             tensor: self.engine.table().tensor_at(at).name.clone(),
-            learning_rate: learning_rate(train, step, self.prepared.plan.planned_steps),
+            learning_rate: self.latest_rate(),
         })
+    }
+
+    /// Learning rate of the latest step.
+    fn latest_rate(&self) -> f32 {
+        let planned = self.prepared.plan.planned_steps;
+        learning_rate(&self.config.train, self.peak_rate(), self.counters.step, planned)
     }
 
     /// Whether anything says which epoch is best.
@@ -275,8 +291,9 @@ impl<'a> TrainingLoop<'a> {
         let (judged, progress) = (self.judged(), draws_bars(self.config.run.progress));
         let mut engine = Interruptible { engine: &mut *self.engine, signals: self.signals };
         let metrics = judged.metrics(&mut engine, Part::Valid, progress)?;
-        let key = eval.valid_metric.0.key(eval.valid_metric.1);
-        let value = metrics.get(&key).unwrap_or_default();
+        let (key, value) = (eval.valid_metric.0.key(eval.valid_metric.1), self.worth(&metrics));
+        let shown = metrics.get(&key).unwrap_or_default();
+        let rate = self.latest_rate();
         let counters = &mut self.counters;
         let seconds = started.elapsed().as_secs_f64();
         counters.eval_seconds += seconds;
@@ -286,30 +303,19 @@ impl<'a> TrainingLoop<'a> {
             epoch,
             step: counters.step,
             train_loss: counters.mean_loss(),
-            learning_rate: learning_rate(
-                &self.config.train,
-                counters.step,
-                self.prepared.plan.planned_steps,
-            ),
+            learning_rate: rate,
             valid: metrics.clone(),
             tokens: counters.tokens,
             seconds: counters.train_seconds + counters.eval_seconds,
             train_seconds: counters.train_seconds,
         };
-        // The best evaluation is the one with the highest value.
-        let sign = if eval.valid_metric.0.smaller_is_better() { -1.0 } else { 1.0 };
-        let improved = validates
-            && counters.stopping.observe(Best {
-                epoch,
-                step: counters.step,
-                value: sign * value,
-                metrics,
-            });
+        let step = counters.step;
+        let improved = validates && counters.stopping.observe(Best { epoch, step, value, metrics });
         let best = counters.stopping.best.as_ref().map_or(epoch, |best| best.epoch);
         let judged = match (validates, improved) {
             (false, _) => String::new(),
-            (_, true) => format!(", {key} {value:.4} (best so far)"),
-            (_, false) => format!(", {key} {value:.4} (best: epoch {best})"),
+            (_, true) => format!(", {key} {shown:.4} (best so far)"),
+            (_, false) => format!(", {key} {shown:.4} (best: epoch {best})"),
         };
         say(format_args!(
             "epoch {epoch}: loss {:.4}, learning rate {:.3e}{judged}, {:.1} s",
@@ -326,13 +332,20 @@ impl<'a> TrainingLoop<'a> {
         Ok(improved)
     }
 
+    /// `valid_metric` among `metrics`, with the sign that makes more better.
+    pub(super) fn worth(&self, metrics: &Metrics) -> f64 {
+        let (metric, cutoff) = self.config.eval.valid_metric;
+        let value = metrics.get(&metric.key(cutoff)).unwrap_or_default();
+        if metric.smaller_is_better() { -value } else { value }
+    }
+
     /// What rankers are judged on.
-    fn judged(&self) -> Judged<'a> {
+    pub(super) fn judged(&self) -> Judged<'a> {
         let Prepared { sequences, split, dataset, judge, .. } = self.prepared;
         Judged { config: self.config, sequences, split, items: dataset.item_count(), judge }
     }
 
-    fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         let note = Note::new(
             self.config_yaml.clone(),
             self.prepared.dataset.sha256.clone(),
@@ -352,7 +365,7 @@ impl<'a> TrainingLoop<'a> {
     }
 
     /// Makes `model.safetensors` what the best weights are.
-    fn export(&self) -> Result<()> {
+    pub(super) fn export(&self) -> Result<()> {
         let path = self.directory.model();
         match &self.best {
             Some(best) => {

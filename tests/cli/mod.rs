@@ -2,6 +2,7 @@
 
 mod cuda;
 mod disk;
+mod fallback;
 mod protocols;
 mod refusals;
 mod runs;
@@ -110,6 +111,12 @@ impl Running {
     pub fn wait_for_lines(&mut self, count: usize) -> bool {
         let log = self.run_dir.join("metrics.jsonl");
         self.wait_until(|| lines_in(&log) >= count)
+    }
+
+    /// Waits until `metrics.jsonl` has fewer than `count` lines.
+    pub fn wait_for_fewer_lines(&mut self, count: usize) -> bool {
+        let log = self.run_dir.join("metrics.jsonl");
+        self.wait_until(|| lines_in(&log) < count)
     }
 
     /// Waits for a file that may come and go unseen, at most until there are `count` lines.

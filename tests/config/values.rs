@@ -17,6 +17,7 @@ fn values_out_of_range_are_refused() {
         ("mask_ratio", &["0", "1.5", "-0.1", "nan", "inf", "x"]),
         ("ft_ratio", &["-0.1", "1.1", "nan"]),
         ("learning_rate", &["0", "-1e-3", "nan", "NaN", "inf", "1e-300", "1e300", ""]),
+        ("lr_fallback", &["0", "-1e-3", "nan", "inf", "1e-300", "1e300"]),
         ("hidden_dropout_prob", &["1", "-0.1", "nan", "0.9999999"]),
         ("attn_dropout_prob", &["1", "1.5", "inf"]),
         ("layer_norm_eps", &["0", "-1", "nan", "1e-300"]),

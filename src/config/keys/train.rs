@@ -126,6 +126,14 @@ pub(super) const KEYS: &[Key] = &[
         |c, v| put(&mut c.train.learning_rate, number(v)),
     ),
     Section::Training.key(
+        "lr_fallback",
+        "X",
+        "Train once more with this learning_rate where a higher one ranked no better than popularity \
+         at its best; none: leave it at that",
+        |c| Some(c.train.fallback_rate.into()),
+        |c, v| put(&mut c.train.fallback_rate, optional(v, number)),
+    ),
+    Section::Training.key(
         "lr_schedule",
         "NAME",
         "Step size after the warm-up: constant, linear (to 0) or cosine (to 0)",
