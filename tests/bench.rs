@@ -210,3 +210,44 @@ fn wrong_arguments_are_refused_with_the_remedy() {
         assert_fails(&bench(&sandbox, arguments), 2, words);
     }
 }
+
+#[test]
+fn recipes_are_trained_once_and_tabled() {
+    let sandbox = Sandbox::new();
+    let common = format!("dataset: {}\nhidden_size: 16\nmax_len: 16\n", sandbox.data().display());
+    fs::write(sandbox.path("short.yaml"), format!("{common}epochs: 1\n")).unwrap();
+    fs::write(sandbox.path("long.yaml"), format!("{common}epochs: 6\n")).unwrap();
+    let arguments = ["recipes", "short.yaml", "long.yaml", "--seeds=4,5,6", "--metrics=MRR@5"];
+    let flags = ["--", "--show_progress=false", "--train_batch_size=64", "--inner_size=32"];
+    let output = bench(&sandbox, &[&arguments[..], &["--json=first.json"], &flags].concat());
+    assert!(stdout(&output).contains("mrr@5 deviation"));
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(sandbox.path(name)).unwrap()).unwrap()
+    };
+    let first = read("first.json");
+    let results =
+        |recipe: &str, seed: u64| read(&format!("runs/recipes/{recipe}-seed{seed}/results.json"));
+    for (at, recipe) in ["short", "long"].into_iter().enumerate() {
+        let runs = [4, 5, 6].map(|seed| results(recipe, seed));
+        let values = runs.each_ref().map(|run| run["test"]["mrr@5"].as_f64().unwrap());
+        let mean = values.iter().sum::<f64>() / 3.0;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 2.0;
+        assert!(variance > 0.0, "seeds differ: {values:?}");
+        let row = &first["tables"]["recipes"][at];
+        assert_eq!((&row["recipe"], &row["seeds"]), (&json!(recipe), &json!(3)));
+        let is_close = |column: &str, expected: f64| {
+            let found = row[column].as_f64().unwrap();
+            assert!((found - expected).abs() < 1e-12, "{column}: {found}, not {expected}");
+        };
+        is_close("mrr@5", mean);
+        is_close("mrr@5 deviation", variance.sqrt());
+        is_close("markov mrr@5", runs[0]["baselines"][1]["test"]["mrr@5"].as_f64().unwrap());
+    }
+    // Finished runs are read, not repeated: their times are those of before.
+    let again = bench(&sandbox, &[&arguments[..], &["--json=second.json"], &flags].concat());
+    stdout(&again);
+    let [first, second] = ["first.json", "second.json"].map(|name| read(name)["tables"].clone());
+    assert_eq!(first, second);
+    let wrong = [&arguments[..4], &["--metrics=ndcg@7"], &flags].concat();
+    assert_fails(&bench(&sandbox, &wrong), 2, &["ndcg@7", "ndcg@5"]);
+}

@@ -9,6 +9,7 @@ pub mod kernels;
 pub mod machine;
 pub mod prepare;
 pub mod rates;
+pub mod recipes;
 pub mod report;
 pub mod roofline;
 pub mod runs;
@@ -40,6 +41,7 @@ pub fn command() -> Command {
         .subcommand(prepare_command())
         .subcommand(scaling_command())
         .subcommand(compare_command())
+        .subcommand(recipes::command())
         .subcommand(
             Command::new("roofline")
                 .about("A model, not a measurement: bytes, FLOPs and least time of every CUDA kernel of a step")
@@ -200,6 +202,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         Some(("prepare", arguments)) => prepare::run(arguments),
         Some(("scaling", arguments)) => scaling::run(arguments),
         Some(("compare", arguments)) => compare::run(arguments),
+        Some(("recipes", arguments)) => recipes::run(arguments),
         Some(("case", arguments)) => {
             case::Case::run(arguments.get_one::<String>("case").map_or("", String::as_str))
         }
