@@ -3,7 +3,9 @@
 use super::input::{Format as InputFormat, Source};
 use super::output::{Format as OutputFormat, write_to};
 use super::stream::{self, Task};
-use super::{Options, Recommender, Scored, export};
+use super::{Computing, Options, Recommender, Scored, export};
+use crate::config::{self, RunConfig};
+use crate::serve;
 use crate::train::progress::{draws_bars, say};
 use crate::{Error, Result};
 use clap::builder::BoolishValueParser;
@@ -57,12 +59,15 @@ pub fn command() -> Command {
                 .help("Threads; 0 takes every core"),
             Arg::new("device")
                 .long("device")
-                .value_name("DEVICE")
-                .value_parser(["auto", "cpu"])
+                .value_name("NAME")
                 .default_value("auto")
-                .help("What computes"),
+                .help("auto (a GPU where one can compute this, else the CPU), cpu, cuda or cuda:N"),
+            Arg::new("precision")
+                .long("precision")
+                .value_name("NAME")
+                .help("f32 or bf16 (GPU only; bf16 there and f32 on the CPU otherwise)"),
         ])
-        .args(crate::serve::arguments())
+        .args(serve::arguments())
 }
 
 fn stream_flags() -> [Arg; 4] {
@@ -133,16 +138,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let (run, threads) = (path(&matches, "run"), threads(&matches));
-    if let Some(options) = crate::serve::options(&matches, &run, threads).transpose() {
-        return crate::serve::run(options);
-    }
-    let opened = Recommender::open(&run, threads);
-    let prepared = opened.and_then(|recommender| Work::new(&matches, recommender));
     let fail = |error: Error, code: u8| {
         say(format_args!("error: {error}"));
         code
     };
+    let run = path(&matches, "run");
+    let computing = match computing(&matches) {
+        Ok(computing) => computing,
+        Err(error) => return fail(error, 2),
+    };
+    if let Some(options) = serve::options(&matches, &run, computing).transpose() {
+        return serve::run(options);
+    }
+    let prepared = Recommender::open_on(&run, computing).and_then(|recommender| {
+        say(recommender.choice());
+        Work::new(&matches, recommender)
+    });
     match prepared {
         // Whatever kept it from starting, nothing has been answered.
         Err(error) => fail(error, 2),
@@ -272,8 +283,14 @@ fn file(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
     matches.get_one::<PathBuf>(name).filter(|path| path.as_os_str() != "-").cloned()
 }
 
-fn threads(matches: &ArgMatches) -> usize {
-    usize::from(*matches.get_one::<u16>("threads").unwrap_or(&0))
+/// What `--threads`, `--device` and `--precision` say, read as b4r-train reads them.
+fn computing(matches: &ArgMatches) -> Result<Computing> {
+    let given = |name| matches.get_one::<String>(name).map(|value| format!("--{name}={value}"));
+    let flags = ["device", "precision"].into_iter().filter_map(given);
+    let RunConfig { device, precision, .. } =
+        config::resolve(flags.map(OsString::from))?.config.run;
+    let threads = usize::from(*matches.get_one::<u16>("threads").unwrap_or(&0));
+    Ok(Computing { threads, device, precision })
 }
 
 fn number(matches: &ArgMatches, name: &str) -> usize {

@@ -196,7 +196,7 @@ fn scores_and_vectors_agree_with_the_lists() {
         .collect();
     let scores = RECOMMENDER.score(&asked).unwrap();
     let queries: Vec<_> = requests.iter().map(|r| RECOMMENDER.query(r).unwrap()).collect();
-    let users = RECOMMENDER.user_vectors(&queries);
+    let users = RECOMMENDER.user_vectors(&queries).unwrap();
     let (vectors, bias) = RECOMMENDER.item_vectors();
     let d = RECOMMENDER.config().model.hidden_size;
     for (row, (list, mut scores)) in lists.iter().zip(scores).enumerate() {
