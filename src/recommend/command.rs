@@ -9,6 +9,7 @@ use crate::serve;
 use crate::train::progress::{draws_bars, say};
 use crate::{Error, Result};
 use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -211,7 +212,8 @@ impl Work {
         }
         let output = file(matches, "output");
         if let Some(item) = matches.get_one::<String>("similar") {
-            return similar(&recommender, item, number(matches, "k"), output.as_deref());
+            let k = count(matches, &recommender)?;
+            return similar(&recommender, item, k, output.as_deref());
         }
         let Some((mut source, task)) = stream else { return Ok(0) };
         let format = match text(matches, "output-format") {
@@ -228,7 +230,7 @@ impl Work {
 fn recommend_task(matches: &ArgMatches, recommender: &Recommender) -> Result<Task> {
     let list = |flag| matches.get_one::<PathBuf>(flag).map(|path| read_list(path)).transpose();
     let options = Options {
-        k: number(matches, "k"),
+        k: count(matches, recommender)?,
         filter_seen: *matches.get_one::<bool>("filter-seen").unwrap_or(&true),
         allow: list("allow")?,
         deny: list("deny")?.unwrap_or_default(),
@@ -247,6 +249,20 @@ fn recommend_task(matches: &ArgMatches, recommender: &Recommender) -> Result<Tas
         say(format_args!("k is {k}, but there are only {longest} items to recommend"));
     }
     Ok(Task::Recommend(selection))
+}
+
+/// `--k`; where it is not given, no more than there are items.
+fn count(matches: &ArgMatches, recommender: &Recommender) -> Result<usize> {
+    let k = *matches.get_one::<usize>("k").unwrap_or(&0);
+    let items = recommender.items().len();
+    if k <= items {
+        return Ok(k);
+    }
+    if matches.value_source("k") != Some(ValueSource::CommandLine) {
+        return Ok(items);
+    }
+    let problem = format!("{k} is more than the {items} items that the model knows");
+    Err(Error::config("k", problem, "ask for fewer"))
 }
 
 /// Item ids, one a line.
@@ -291,10 +307,6 @@ fn computing(matches: &ArgMatches) -> Result<Computing> {
         config::resolve(flags.map(OsString::from))?.config.run;
     let threads = usize::from(*matches.get_one::<u16>("threads").unwrap_or(&0));
     Ok(Computing { threads, device, precision })
-}
-
-fn number(matches: &ArgMatches, name: &str) -> usize {
-    *matches.get_one::<usize>(name).unwrap_or(&0)
 }
 
 fn text<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {

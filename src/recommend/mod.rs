@@ -39,7 +39,7 @@ const TOKENS: usize = 8192;
 ///
 /// let recommender = Recommender::open(Path::new("runs/ml-100k-seed2020"), 0)?;
 /// let history = ["50", "181", "172"].map(String::from).to_vec();
-/// let request = Request { history, user: None };
+/// let request = Request { history: Some(history), user: None };
 /// for result in recommender.top_k(&[request], &Options { k: 5, ..Options::default() })? {
 ///     for scored in result.items {
 ///         println!("{} {}", scored.item, scored.score);
@@ -120,9 +120,11 @@ impl Recommender {
     /// # Errors
     /// [`Error::Config`] where there is no history and the user is not known.
     pub fn query(&self, request: &Request) -> Result<Query> {
-        match &request.user {
-            Some(user) if request.history.is_empty() => self.query_user(user),
-            user => Ok(self.query_history(user.clone(), &request.history)),
+        match (&request.user, &request.history) {
+            (Some(user), None) => self.query_user(user),
+            (user, history) => {
+                Ok(self.query_history(user.clone(), history.as_deref().unwrap_or_default()))
+            }
         }
     }
 

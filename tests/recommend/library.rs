@@ -17,11 +17,11 @@ static RECOMMENDER: LazyLock<Recommender> =
     LazyLock::new(|| Recommender::open(run_dir(), 2).unwrap());
 
 fn history(names: &[&str]) -> Request {
-    Request { history: names.iter().map(|name| name.to_string()).collect(), user: None }
+    Request { history: Some(names.iter().map(|name| name.to_string()).collect()), user: None }
 }
 
 fn user(name: &str) -> Request {
-    Request { history: Vec::new(), user: Some(name.to_string()) }
+    Request { history: None, user: Some(name.to_string()) }
 }
 
 fn names(result: &Recommendation) -> Vec<&str> {
