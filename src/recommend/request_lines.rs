@@ -184,7 +184,7 @@ mod tests {
             (br#"{"user": 1.5}"#, "expected an id"),
             (br#"{"history": "i1"}"#, "expected a sequence"),
             (br#"{"user": "a", "user": "b"}"#, "duplicate field"),
-            (b"[1]", "expected"),
+            (b" [1]", "a request is an object"),
             (b"\xff", "column 1"),
         ] {
             let problem = json_line(line).unwrap_err();
