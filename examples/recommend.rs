@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let recommender = Recommender::open(&run, 0)?;
     let history = |items: &[&str]| Request {
-        history: items.iter().map(|item| item.to_string()).collect(),
+        history: Some(items.iter().map(|item| item.to_string()).collect()),
         user: None,
     };
     let requests = [

@@ -61,7 +61,9 @@ fn assert_scores(recommender: &Recommender, fixture: &Fixture) {
     let requests: Vec<_> = fixture
         .histories
         .iter()
-        .map(|history| (Request { history: history.clone(), user: None }, fixture.items.clone()))
+        .map(|history| {
+            (Request { history: Some(history.clone()), user: None }, fixture.items.clone())
+        })
         .collect();
     let found = recommender.score(&requests).unwrap();
     for (found, expected) in found.iter().zip(&fixture.scores) {

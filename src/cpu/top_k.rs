@@ -1,7 +1,8 @@
 //! The `k` best items of each row, exactly: higher scores first, equal scores by item index.
 //!
-//! Scores exist only for a tile of [`TILE_ROWS`] rows by [`TILE_ITEMS`] items at a time, whatever `V` is. A
-//! row keeps at most `2k` entries and the score that a further item must exceed.
+//! Scores exist only for a tile of [`TILE_ROWS`] rows by [`TILE_ITEMS`] items at a time, whatever `V` is: they and the
+//! items' vectors stay in a core's cache, and a matrix product rearranges a vector once for all rows of its tile. A row
+//! keeps at most `2k` entries and the score that a further item must exceed.
 
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::item_softmax::Problem;
@@ -10,9 +11,9 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 /// Most rows of a tile.
-pub const TILE_ROWS: usize = 32;
-/// Most items of a tile; its scores take 1 MiB.
-pub const TILE_ITEMS: usize = 8192;
+pub const TILE_ROWS: usize = 128;
+/// Most items of a tile; its scores take 512 KiB.
+pub const TILE_ITEMS: usize = 1024;
 /// Scores that are compared with the bar in one go.
 const LANES: usize = 16;
 
@@ -94,7 +95,7 @@ impl Best {
 }
 
 /// The best of `items` (indices into the table, from 0) for each row of `problem`, those in the row's list of
-/// `seen` (ascending, from 1) left out, and those whose bias is negative infinity.
+/// `seen` (ascending, from 1) left out, and those whose bias is negative infinity. `scores` is room for a tile's.
 ///
 /// # Errors
 /// [`NotFinite`] where another item's score is not finite.
@@ -105,42 +106,54 @@ pub fn top_k(
     k: usize,
     scores: &mut Vec<f32>,
 ) -> Result<Vec<Best>, NotFinite> {
-    let d = problem.width();
-    let rows = problem.rows.len() / d;
-    let bias = &problem.bias[items.clone()];
-    scores.clear();
-    for _ in 0..rows {
-        scores.extend_from_slice(bias);
+    let mut best = vec![Best::new(k); seen.len()];
+    for start in items.clone().step_by(TILE_ITEMS) {
+        let tile = start..(start + TILE_ITEMS).min(items.end);
+        scores.resize(seen.len() * tile.len(), 0.0);
+        offer_tile(problem, tile, seen, scores, &mut best)?;
     }
+    Ok(best)
+}
+
+/// Shows each row the scores of a tile's items, for which there is room in `scores`.
+fn offer_tile(
+    problem: &Problem,
+    items: Range<usize>,
+    seen: &[&[u32]],
+    scores: &mut [f32],
+    best: &mut [Best],
+) -> Result<(), NotFinite> {
+    let (d, rows) = (problem.width(), seen.len());
+    let bias = &problem.bias[items.clone()];
     let h = Matrix::new(problem.rows, rows, d);
     let table = Matrix::new(&problem.table[items.start * d..items.end * d], items.len(), d);
-    multiply(MatrixMut::new(scores, rows, items.len()), Into::Add, 1.0, h, table.t());
-    let of_row = |(scores, seen): (&mut [f32], &&[u32])| {
-        if !scores_are_finite(scores, bias) {
+    multiply(MatrixMut::new(scores, rows, items.len()), Into::Assign, 1.0, h, table.t());
+    for ((scores, seen), best) in scores.chunks_exact_mut(items.len()).zip(seen).zip(best) {
+        if !add_bias(scores, bias) {
             return Err(NotFinite);
         }
         let below = |bound: usize| seen.partition_point(|&item| (item as usize) <= bound);
         for &item in &seen[below(items.start)..below(items.end)] {
             scores[item as usize - 1 - items.start] = f32::NEG_INFINITY;
         }
-        let mut best = Best::new(k);
         vectorized(
             #[inline(always)]
             || best.offer(items.start as u32 + 1, scores),
         );
-        Ok(best)
-    };
-    scores.chunks_exact_mut(items.len()).zip(seen).map(of_row).collect()
+    }
+    Ok(())
 }
 
-/// Whether all scores are finite where the bias is.
-fn scores_are_finite(scores: &[f32], bias: &[f32]) -> bool {
+/// Adds `bias`; whether all sums are finite where it is. Elsewhere they become negative infinity.
+fn add_bias(scores: &mut [f32], bias: &[f32]) -> bool {
     vectorized(
         #[inline(always)]
         || {
-            let pairs = scores.iter().zip(bias);
-            pairs.fold(true, |finite, (score, bias)| {
-                finite & (score.is_finite() | (*bias == f32::NEG_INFINITY))
+            scores.iter_mut().zip(bias).fold(true, |finite, (score, &bias)| {
+                let out = bias == f32::NEG_INFINITY;
+                // An overflow or NaN plus negative infinity would not be negative infinity.
+                *score = if out { bias } else { *score + bias };
+                finite & (score.is_finite() | out)
             })
         },
     )

@@ -22,6 +22,7 @@ use super::weights::{Slots, Weights};
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::config::{Learner, ModelConfig, TrainConfig};
+use crate::cpu::top_k::Entry;
 use crate::model::engine::{Engine, MOST_PENDING, State, Step, StepOutcome, top_k_by_score};
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
@@ -70,7 +71,19 @@ impl<S: Storage> CudaEngine<S> {
         let table = ParameterTable::new(model, items);
         let weights = Weights::new(&device, &table, slots(&device, model, items))?;
         weights.load(&device, &initial_parameters(&table, model.initializer_range, train.seed))?;
-        Ok(CudaEngine {
+        Ok(CudaEngine::with_weights(device, model, train, items, table, weights))
+    }
+
+    /// An engine of `weights`, which must be those of `table`; where they are for ranking only, so is the engine.
+    pub(super) fn with_weights(
+        device: Device,
+        model: &ModelConfig,
+        train: &TrainConfig,
+        items: usize,
+        table: ParameterTable,
+        weights: Weights<S>,
+    ) -> Self {
+        CudaEngine {
             model: model.clone(),
             items,
             constants: AdamW {
@@ -89,7 +102,7 @@ impl<S: Storage> CudaEngine<S> {
             ready: Vec::new(),
             graphs: true,
             device,
-        })
+        }
     }
 
     /// Launches kernel by kernel from now on, or captures and replays whole steps. The results are the same.
@@ -325,7 +338,10 @@ impl<S: Storage> Engine for CudaEngine<S> {
 
     fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
         match k {
-            1..=MOST_BEST => self.best_items(batch, seen, k),
+            1..=MOST_BEST => {
+                let items = |row: Vec<Entry>| row.into_iter().map(|entry| entry.item).collect();
+                Ok(self.best_items(batch, seen, None, k)?.into_iter().map(items).collect())
+            }
             _ => top_k_by_score(self, batch, seen, k),
         }
     }

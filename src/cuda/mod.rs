@@ -26,6 +26,7 @@ pub mod projection;
 pub mod qkv;
 pub mod rank;
 mod ranking;
+pub mod scorer;
 pub mod step;
 mod sweep;
 mod tail;

@@ -12,6 +12,7 @@ use super::top_k::{self, top_k_scratch_len};
 use super::workspace::Workspace;
 use crate::Result;
 use crate::batch::Batch;
+use crate::cpu::top_k::Entry;
 use crate::cpu::vector::{dot, vectorized};
 use crate::model::engine::not_finite;
 
@@ -98,17 +99,24 @@ impl<S: Storage> CudaEngine<S> {
         Ok(ranks)
     }
 
-    /// The best items of each row, as [`Engine::top_k`](crate::model::engine::Engine::top_k); `k` is at least 1
-    /// and at most [`top_k::MOST_BEST`].
+    /// The best items of each row with their scores, as [`Engine::top_k`](crate::model::engine::Engine::top_k); `k`
+    /// is at least 1 and at most [`top_k::MOST_BEST`]. Where `bias [V]` is given, it stands in for the output bias:
+    /// items for which it is negative infinity are left out.
     pub(super) fn best_items(
         &mut self,
         batch: &Batch,
         seen: &[&[u32]],
+        bias: Option<&[f32]>,
         k: usize,
-    ) -> Result<Vec<Vec<u32>>> {
-        let Forwarded { launcher, problem, capacity } = self.forwarded(batch)?;
+    ) -> Result<Vec<Vec<Entry>>> {
+        let Forwarded { launcher, mut problem, capacity } = self.forwarded(batch)?;
         let (device, rows) = (launcher.device, capacity.rows);
         let mut memory = Memory::default();
+        if let Some(bias) = bias {
+            // Entry 0 is PAD's, which nobody reads.
+            problem.bias =
+                memory.take_copy(device, "bias of items", &[&[0.0][..], bias].concat())?;
+        }
         let seen = seen_lists(device, &mut memory, seen, rows)?;
         let scratch_len = top_k_scratch_len(rows, problem.items);
         let scratch = memory.take(device, "lists of best items", scratch_len)?;
@@ -119,19 +127,27 @@ impl<S: Storage> CudaEngine<S> {
         let lists = items.chunks_exact(k).zip(scores.chunks_exact(k)).take(batch.row_count());
         lists
             .map(|(items, scores)| {
-                // Index 0 fills up a list that has no more items, or says that a score is not finite.
-                let list = items.iter().copied().take_while(|&item| item != 0).collect();
-                if scores[0].is_nan() { Err(not_finite()) } else { Ok(list) }
+                if scores[0].is_nan() {
+                    return Err(not_finite());
+                }
+                let entries = items.iter().zip(scores).map(|(&item, &score)| Entry { item, score });
+                // Index 0 fills up a list that has no more items.
+                Ok(entries.take_while(|entry| entry.item != 0).collect())
             })
             .collect()
     }
 
+    /// The head's output `[P, D]` at the rows of `batch`.
+    pub(super) fn head_rows(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        let Forwarded { launcher, problem, .. } = self.forwarded(batch)?;
+        let head = problem.head.part(0, batch.row_count() * problem.width);
+        Ok(widened(launcher.device.download(head)?))
+    }
+
     /// The scores of each row's list of items, as [`Engine::score`](crate::model::engine::Engine::score).
     pub(super) fn listed_scores(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
-        let Forwarded { launcher, problem, .. } = self.forwarded(batch)?;
-        let d = problem.width;
-        let head = launcher.device.download(problem.head.part(0, batch.row_count() * d))?;
-        let rows = widened(head);
+        let rows = self.head_rows(batch)?;
+        let d = self.model.hidden_size;
         if self.output.is_none() {
             self.output = Some(self.output_table()?);
         }

@@ -90,11 +90,11 @@ pub struct Weights<S> {
 }
 
 impl<S: Storage> Weights<S> {
-    /// Allocates everything; weights are undefined until [`Self::load`].
+    /// Allocates what ranking needs: weights alone, undefined until [`Self::load`]. There is no room for gradients.
     ///
     /// # Errors
     /// [`crate::Error::Memory`] that names the arena; [`crate::Error::Device`].
-    pub fn new(device: &Device, table: &ParameterTable, slots: Slots) -> Result<Self> {
+    pub fn for_ranking(device: &Device, table: &ParameterTable) -> Result<Self> {
         let layout = Layout::new(table);
         let total = layout.total();
         let mut memory = Memory::default();
@@ -104,38 +104,48 @@ impl<S: Storage> Weights<S> {
         } else {
             memory.take_zeroed::<S>(device, "stored weights", total)?
         };
-        let gradient = memory.take_zeroed::<f32>(device, "gradients", total)?;
-        let first_moment = memory.take_zeroed::<f32>(device, "first moments", total)?;
-        let second_moment = memory.take_zeroed::<f32>(device, "second moments", total)?;
-        let dense = total - layout.place(&(table.dense_start..table.total)).start;
-        let matrices =
-            memory.take::<f32>(device, "parts of gradients", dense * slots.matrices as usize)?;
-        let parts = if slots.tables > 1 { slots.tables as usize } else { 0 };
-        let len = table.output_table().len() + bias_len(table);
-        let tables = memory.take::<f32>(device, "parts of gradients of items", len * parts)?;
-        let mut norms = Vec::new();
-        for norm in norm_tensors(table) {
-            let len = norm.len() * slots.norms as usize;
-            let parts = memory.take::<f32>(device, "parts of gradients of norms", len)?;
-            norms.push((norm.start, parts));
-        }
-        let mut weights = Weights {
+        Ok(Weights {
             layout,
             dense_start: table.dense_start,
             arenas: Arenas {
                 chunks: Slice::default(),
                 parameters,
                 stored,
-                gradient,
-                first_moment,
-                second_moment,
+                gradient: Slice::default(),
+                first_moment: Slice::default(),
+                second_moment: Slice::default(),
             },
-            matrices,
-            tables,
-            norms,
-            slots,
+            matrices: Slice::default(),
+            tables: Slice::default(),
+            norms: Vec::new(),
+            slots: Slots { matrices: 1, norms: 1, tables: 1 },
             memory,
-        };
+        })
+    }
+
+    /// Allocates everything; weights are undefined until [`Self::load`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`] that names the arena; [`crate::Error::Device`].
+    pub fn new(device: &Device, table: &ParameterTable, slots: Slots) -> Result<Self> {
+        let mut weights = Weights::for_ranking(device, table)?;
+        let total = weights.layout.total();
+        let memory = &mut weights.memory;
+        weights.arenas.gradient = memory.take_zeroed(device, "gradients", total)?;
+        weights.arenas.first_moment = memory.take_zeroed(device, "first moments", total)?;
+        weights.arenas.second_moment = memory.take_zeroed(device, "second moments", total)?;
+        let dense = total - weights.layout.place(&(table.dense_start..table.total)).start;
+        weights.matrices =
+            memory.take(device, "parts of gradients", dense * slots.matrices as usize)?;
+        let parts = if slots.tables > 1 { slots.tables as usize } else { 0 };
+        let len = table.output_table().len() + bias_len(table);
+        weights.tables = memory.take(device, "parts of gradients of items", len * parts)?;
+        for norm in norm_tensors(table) {
+            let len = norm.len() * slots.norms as usize;
+            let parts = memory.take(device, "parts of gradients of norms", len)?;
+            weights.norms.push((norm.start, parts));
+        }
+        weights.slots = slots;
         let chunks = weights.chunks(table);
         weights.arenas.chunks = weights.memory.take_copy(device, "list of tensors", &chunks)?;
         Ok(weights)

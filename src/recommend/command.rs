@@ -3,10 +3,13 @@
 use super::input::{Format as InputFormat, Source};
 use super::output::{Format as OutputFormat, write_to};
 use super::stream::{self, Task};
-use super::{Options, Recommender, Scored, export};
+use super::{Computing, Options, Recommender, Scored, export};
+use crate::config::{self, RunConfig};
+use crate::serve;
 use crate::train::progress::{draws_bars, say};
 use crate::{Error, Result};
 use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -57,12 +60,15 @@ pub fn command() -> Command {
                 .help("Threads; 0 takes every core"),
             Arg::new("device")
                 .long("device")
-                .value_name("DEVICE")
-                .value_parser(["auto", "cpu"])
+                .value_name("NAME")
                 .default_value("auto")
-                .help("What computes"),
+                .help("auto (a GPU where one can compute this, else the CPU), cpu, cuda or cuda:N"),
+            Arg::new("precision")
+                .long("precision")
+                .value_name("NAME")
+                .help("f32 or bf16 (GPU only; bf16 there and f32 on the CPU otherwise)"),
         ])
-        .args(crate::serve::arguments())
+        .args(serve::arguments())
 }
 
 fn stream_flags() -> [Arg; 4] {
@@ -133,16 +139,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let (run, threads) = (path(&matches, "run"), threads(&matches));
-    if let Some(options) = crate::serve::options(&matches, &run, threads).transpose() {
-        return crate::serve::run(options);
-    }
-    let opened = Recommender::open(&run, threads);
-    let prepared = opened.and_then(|recommender| Work::new(&matches, recommender));
     let fail = |error: Error, code: u8| {
         say(format_args!("error: {error}"));
         code
     };
+    let run = path(&matches, "run");
+    let computing = match computing(&matches) {
+        Ok(computing) => computing,
+        Err(error) => return fail(error, 2),
+    };
+    if let Some(options) = serve::options(&matches, &run, computing).transpose() {
+        return serve::run(options);
+    }
+    let prepared = Recommender::open_on(&run, computing).and_then(|recommender| {
+        say(recommender.choice());
+        Work::new(&matches, recommender)
+    });
     match prepared {
         // Whatever kept it from starting, nothing has been answered.
         Err(error) => fail(error, 2),
@@ -200,7 +212,8 @@ impl Work {
         }
         let output = file(matches, "output");
         if let Some(item) = matches.get_one::<String>("similar") {
-            return similar(&recommender, item, number(matches, "k"), output.as_deref());
+            let k = count(matches, &recommender)?;
+            return similar(&recommender, item, k, output.as_deref());
         }
         let Some((mut source, task)) = stream else { return Ok(0) };
         let format = match text(matches, "output-format") {
@@ -217,7 +230,7 @@ impl Work {
 fn recommend_task(matches: &ArgMatches, recommender: &Recommender) -> Result<Task> {
     let list = |flag| matches.get_one::<PathBuf>(flag).map(|path| read_list(path)).transpose();
     let options = Options {
-        k: number(matches, "k"),
+        k: count(matches, recommender)?,
         filter_seen: *matches.get_one::<bool>("filter-seen").unwrap_or(&true),
         allow: list("allow")?,
         deny: list("deny")?.unwrap_or_default(),
@@ -236,6 +249,20 @@ fn recommend_task(matches: &ArgMatches, recommender: &Recommender) -> Result<Tas
         say(format_args!("k is {k}, but there are only {longest} items to recommend"));
     }
     Ok(Task::Recommend(selection))
+}
+
+/// `--k`; where it is not given, no more than there are items.
+fn count(matches: &ArgMatches, recommender: &Recommender) -> Result<usize> {
+    let k = *matches.get_one::<usize>("k").unwrap_or(&0);
+    let items = recommender.items().len();
+    if k <= items {
+        return Ok(k);
+    }
+    if matches.value_source("k") != Some(ValueSource::CommandLine) {
+        return Ok(items);
+    }
+    let problem = format!("{k} is more than the {items} items that the model knows");
+    Err(Error::config("k", problem, "ask for fewer"))
 }
 
 /// Item ids, one a line.
@@ -272,12 +299,14 @@ fn file(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
     matches.get_one::<PathBuf>(name).filter(|path| path.as_os_str() != "-").cloned()
 }
 
-fn threads(matches: &ArgMatches) -> usize {
-    usize::from(*matches.get_one::<u16>("threads").unwrap_or(&0))
-}
-
-fn number(matches: &ArgMatches, name: &str) -> usize {
-    *matches.get_one::<usize>(name).unwrap_or(&0)
+/// What `--threads`, `--device` and `--precision` say, read as b4r-train reads them.
+fn computing(matches: &ArgMatches) -> Result<Computing> {
+    let given = |name| matches.get_one::<String>(name).map(|value| format!("--{name}={value}"));
+    let flags = ["device", "precision"].into_iter().filter_map(given);
+    let RunConfig { device, precision, .. } =
+        config::resolve(flags.map(OsString::from))?.config.run;
+    let threads = usize::from(*matches.get_one::<u16>("threads").unwrap_or(&0));
+    Ok(Computing { threads, device, precision })
 }
 
 fn text<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {

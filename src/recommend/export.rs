@@ -71,7 +71,8 @@ pub fn users(recommender: &Recommender, path: &Path) -> Result<()> {
         for start in (0..count).step_by(USERS) {
             let users = start..(start + USERS).min(count);
             let queries: Vec<Query> = users.map(|user| recommender.query_number(user)).collect();
-            out.write_all(bytemuck::cast_slice(&recommender.user_vectors(&queries)))?;
+            let vectors = recommender.user_vectors(&queries).map_err(io::Error::other)?;
+            out.write_all(bytemuck::cast_slice(&vectors))?;
         }
         Ok(())
     })

@@ -4,6 +4,7 @@
 
 pub mod command;
 mod export;
+mod gpu;
 mod input;
 mod open;
 mod output;
@@ -12,15 +13,18 @@ mod request_lines;
 mod stream;
 
 use crate::batch::{Batch, evaluation};
-use crate::config::Config;
+use crate::config::{Config, Device};
 use crate::cpu::Scorer;
 use crate::cpu::top_k::Entry;
+use crate::cuda::choice::Choice;
 use crate::data::{EvalRow, IndexedVocabulary, Sequences, Vocabulary};
 use crate::{Error, Result};
 use std::path::Path;
 
+use gpu::{Best, Chosen, Gpu};
 use input::Fault;
 
+pub use gpu::Computing;
 pub use request::{Options, POPULARITY, Query, Recommendation, Request, Scored, Selection};
 
 /// Tokens that go through the network at once, unless one history alone has more: bounds the memory of
@@ -35,7 +39,7 @@ const TOKENS: usize = 8192;
 ///
 /// let recommender = Recommender::open(Path::new("runs/ml-100k-seed2020"), 0)?;
 /// let history = ["50", "181", "172"].map(String::from).to_vec();
-/// let request = Request { history, user: None };
+/// let request = Request { history: Some(history), user: None };
 /// for result in recommender.top_k(&[request], &Options { k: 5, ..Options::default() })? {
 ///     for scored in result.items {
 ///         println!("{} {}", scored.item, scored.score);
@@ -48,7 +52,10 @@ const TOKENS: usize = 8192;
 /// bits, since matrix products of other sizes add in another order.
 pub struct Recommender {
     config: Config,
+    choice: Choice,
     scorer: Scorer,
+    /// What runs the network in the scorer's place, and finds the best items, where it can.
+    gpu: Option<Gpu>,
     items: IndexedVocabulary,
     users: IndexedVocabulary,
     histories: Sequences,
@@ -59,16 +66,33 @@ pub struct Recommender {
 }
 
 impl Recommender {
-    /// Opens the run directory `run` of a training. `threads` 0 takes every core.
+    /// Opens the run directory `run` of a training, to compute on the processor. `threads` 0 takes every core.
     ///
     /// # Errors
     /// Where the directory is incomplete, of another version, changed, or its parts do not fit together.
     pub fn open(run: &Path, threads: usize) -> Result<Self> {
+        let device = Device::Cpu;
+        Recommender::open_on(run, Computing { threads, device, precision: None })
+    }
+
+    /// Opens the run directory `run`, to compute on the processor or a GPU.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`Error::Config`] where `computing` asks for a GPU that is not there, or that has not all that
+    /// the model needs; [`Error::Memory`] and [`Error::Device`] where the GPU fails.
+    pub fn open_on(run: &Path, computing: Computing) -> Result<Self> {
         let open::Run { config, parameters, items, counts, users, histories } = open::open(run)?;
-        let scorer = Scorer::new(&config.model, items.strings().len(), parameters, threads)?;
+        let (model, count) = (&config.model, items.strings().len());
+        let Chosen { choice, gpu, parameters } = gpu::choose(computing, model, count, parameters)?;
+        let scorer = Scorer::new(model, count, parameters, computing.threads)?;
         let mut by_count: Vec<u32> = (1..=counts.len() as u32).collect();
         by_count.sort_by_key(|&item| std::cmp::Reverse(counts[item as usize - 1]));
-        Ok(Recommender { config, scorer, items, users, histories, counts, by_count })
+        Ok(Recommender { config, choice, scorer, gpu, items, users, histories, counts, by_count })
+    }
+
+    /// What computes.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
     }
 
     /// How the run was trained.
@@ -96,9 +120,11 @@ impl Recommender {
     /// # Errors
     /// [`Error::Config`] where there is no history and the user is not known.
     pub fn query(&self, request: &Request) -> Result<Query> {
-        match &request.user {
-            Some(user) if request.history.is_empty() => self.query_user(user),
-            user => Ok(self.query_history(user.clone(), &request.history)),
+        match (&request.user, &request.history) {
+            (Some(user), None) => self.query_user(user),
+            (user, history) => {
+                Ok(self.query_history(user.clone(), history.as_deref().unwrap_or_default()))
+            }
         }
     }
 
@@ -193,9 +219,7 @@ impl Recommender {
                 .iter()
                 .map(|query| if selection.filter_seen { distinct(&query.items) } else { vec![] })
                 .collect();
-            let seen: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
-            let (batch, candidates) = (self.batch(&asked), &selection.candidates);
-            let mut found = self.scorer.top_k(&batch, &seen, candidates, selection.k)?.into_iter();
+            let mut found = self.best(self.batch(&asked), seen, selection)?.into_iter();
             for query in queries {
                 let (items, fallback) = match query.is_empty() {
                     true => (self.popular(selection), Some(POPULARITY)),
@@ -245,7 +269,11 @@ impl Recommender {
                 known.push(wanted.iter().copied().flatten().collect::<Vec<u32>>());
             }
             let known: Vec<&[u32]> = known.iter().map(Vec::as_slice).collect();
-            let mut scores = self.scorer.score(&self.batch(&asked), &known)?.into_iter();
+            let mut scores = match &self.gpu {
+                None => self.scorer.score(&self.batch(&asked), &known)?,
+                Some(gpu) => self.scorer.score_rows(&gpu.rows(self.batch(&asked))?, &known)?,
+            }
+            .into_iter();
             for (query, wanted) in queries.iter().zip(&wanted) {
                 let scores = if query.is_empty() {
                     let known = wanted.iter().flatten();
@@ -286,12 +314,38 @@ impl Recommender {
 
     /// `[queries, D]`: one vector for each of `queries`. A score is its product with an item's vector plus
     /// the item's bias.
-    pub fn user_vectors(&self, queries: &[Query]) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// [`Error::Device`] and [`Error::Memory`] of a GPU.
+    pub fn user_vectors(&self, queries: &[Query]) -> Result<Vec<f32>> {
         let mut vectors = Vec::with_capacity(queries.len() * self.config.model.hidden_size);
         for queries in pieces(queries, self.config.model.max_len) {
-            vectors.extend(self.scorer.vectors(&self.batch(&queries.iter().collect::<Vec<_>>())));
+            let batch = self.batch(&queries.iter().collect::<Vec<_>>());
+            vectors.extend(match &self.gpu {
+                None => self.scorer.vectors(&batch),
+                Some(gpu) => gpu.rows(batch)?,
+            });
         }
-        vectors
+        Ok(vectors)
+    }
+
+    /// The best items for each row of `batch` but those of its list of `seen` (ascending).
+    fn best(
+        &self,
+        batch: Batch,
+        seen: Vec<Vec<u32>>,
+        selection: &Selection,
+    ) -> Result<Vec<Vec<Entry>>> {
+        let (candidates, k) = (&selection.candidates, selection.longest());
+        let slices: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
+        match &self.gpu {
+            None => self.scorer.top_k(&batch, &slices, candidates, k),
+            Some(_) if seen.is_empty() => Ok(Vec::new()),
+            Some(gpu) if k > gpu::MOST_BEST => {
+                self.scorer.top_k_of_rows(&gpu.rows(batch)?, &slices, candidates, k)
+            }
+            Some(gpu) => gpu.best(batch, Best { seen, bias: candidates.limited(), k }),
+        }
     }
 
     fn index(&self, item: &str) -> Option<u32> {

@@ -9,8 +9,9 @@ pub const POPULARITY: &str = "popularity";
 /// One user to recommend to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Items, oldest first. Where empty, the history that the run holds of `user` is taken.
-    pub history: Vec<String>,
+    /// Items, oldest first. Where there is none, the history that the run holds of `user` is taken; an empty one is
+    /// answered by popularity.
+    pub history: Option<Vec<String>>,
     /// Who it is; any name where `history` is given.
     pub user: Option<String>,
 }

@@ -13,7 +13,7 @@ const HISTORY: &str = "history";
 const ITEMS: &str = "items";
 
 #[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename = "a request")]
 struct JsonLine {
     user: Option<Id>,
     history: Option<Vec<Id>>,
@@ -55,6 +55,12 @@ impl<'de> Deserialize<'de> for Id {
 
 /// Reads `{"user": "u1"}`, `{"history": ["i3", "i7"]}`, ...
 pub(super) fn json_line(line: &[u8]) -> Parsed<Asked> {
+    // A struct can also be read from a list of its fields, which nobody would want to rely on.
+    if line.trim_ascii_start().starts_with(b"[") {
+        return Err(
+            "this is a list; a request is an object, such as {\"user\": \"u1\"}".to_string()
+        );
+    }
     let line: JsonLine = serde_json::from_slice(line).map_err(|error| {
         let text = error.to_string();
         // The line that serde_json counts is always the first.
@@ -178,7 +184,7 @@ mod tests {
             (br#"{"user": 1.5}"#, "expected an id"),
             (br#"{"history": "i1"}"#, "expected a sequence"),
             (br#"{"user": "a", "user": "b"}"#, "duplicate field"),
-            (b"[1]", "expected"),
+            (b" [1]", "a request is an object"),
             (b"\xff", "column 1"),
         ] {
             let problem = json_line(line).unwrap_err();

@@ -5,6 +5,7 @@ use super::batcher::BatchRule;
 use super::guard::{TOKEN_VARIABLE, Token};
 use super::limits::Limits;
 use crate::Result;
+use crate::recommend::Computing;
 use clap::builder::{RangedU64ValueParser, ValueParser};
 use clap::{Arg, ArgAction, ArgMatches};
 use std::path::{Path, PathBuf};
@@ -106,7 +107,11 @@ pub fn arguments() -> Vec<Arg> {
 ///
 /// # Errors
 /// [`crate::Error::Config`] when the token cannot be used.
-pub fn options(matches: &ArgMatches, run: &Path, threads: usize) -> Result<Option<ServeOptions>> {
+pub fn options(
+    matches: &ArgMatches,
+    run: &Path,
+    computing: Computing,
+) -> Result<Option<ServeOptions>> {
     let Some(address) = matches.get_one::<String>(SERVE) else { return Ok(None) };
     let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or_default();
     let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
@@ -120,7 +125,7 @@ pub fn options(matches: &ArgMatches, run: &Path, threads: usize) -> Result<Optio
     };
     Ok(Some(ServeOptions {
         run: run.to_path_buf(),
-        threads,
+        computing,
         address: address.clone(),
         token,
         allow_hosts: strings(ALLOW_HOST),
@@ -164,10 +169,13 @@ mod tests {
     #[test]
     fn defaults_are_the_documented_ones() {
         let matches = parse(&["--serve", "127.0.0.1:0"]).unwrap();
-        let options = options(&matches, Path::new("run"), 2).unwrap().unwrap();
+        let computing = Computing::default();
+        let options = options(&matches, Path::new("run"), computing).unwrap().unwrap();
         assert_eq!(options.limits, Limits::DEFAULT);
         assert_eq!(options.batch, BatchRule::DEFAULT);
-        assert!(super::options(&parse(&[]).unwrap(), Path::new("run"), 2).unwrap().is_none());
+        assert!(
+            super::options(&parse(&[]).unwrap(), Path::new("run"), computing).unwrap().is_none()
+        );
     }
 
     #[test]

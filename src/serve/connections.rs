@@ -1,5 +1,6 @@
 //! Accepting connections, holding each to its time limits, and letting them finish when the server ends.
 
+use super::explained::Explained;
 use super::limits::Limits;
 use super::metrics::Metrics;
 use super::problem::busy;
@@ -91,7 +92,8 @@ fn connection(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head_time);
     http.max_headers(HEADERS).max_buf_size(HEAD);
-    Some(http.serve_connection(TokioIo::new(Box::pin(stream)), service))
+    let stream = Explained::new(Box::pin(stream));
+    Some(http.serve_connection(TokioIo::new(stream), service))
 }
 
 async fn turn_away(mut stream: TcpStream) {

@@ -7,6 +7,7 @@
 pub mod args;
 pub mod batcher;
 pub mod connections;
+pub mod explained;
 pub mod guard;
 pub mod limits;
 pub mod metrics;
@@ -18,7 +19,7 @@ pub mod routes;
 
 pub use args::{arguments, options};
 
-use crate::recommend::Recommender;
+use crate::recommend::{Computing, Recommender};
 use crate::train::progress::say;
 use crate::{Error, Result};
 use batcher::{BatchRule, Batcher};
@@ -46,8 +47,8 @@ const ECHO: Duration = Duration::from_millis(500);
 pub struct ServeOptions {
     /// The run directory.
     pub run: PathBuf,
-    /// Threads of the model; 0 takes every core.
-    pub threads: usize,
+    /// What the model is to compute on.
+    pub computing: Computing,
     /// Where to listen, such as `127.0.0.1:8080`; port 0 takes a free one.
     pub address: String,
     /// What clients must know, where anything.
@@ -79,10 +80,12 @@ pub fn run(options: Result<ServeOptions>) -> u8 {
 /// # Errors
 /// Where the run cannot be opened or the address not be had; [`Error::Interrupted`] when requests were left unfinished.
 pub fn serve(options: ServeOptions) -> Result<()> {
-    let ServeOptions { run, threads, address, token, limits, .. } = options;
+    let ServeOptions { run, computing, address, token, limits, .. } = options;
     // Before the files are read: what changes in the meantime is then read again.
     let read = Stamp::of(&run);
-    let slot = Arc::new(Slot::new(Recommender::open(&run, threads)?));
+    let recommender = Recommender::open_on(&run, computing)?;
+    say(recommender.choice());
+    let slot = Arc::new(Slot::new(recommender));
     let (listener, bound) = listen(&address)?;
     let hosts = Hosts::new(bound, &options.allow_hosts)?;
     let cors = guard::cors(&options.allow_origins)?;
@@ -96,7 +99,7 @@ pub fn serve(options: ServeOptions) -> Result<()> {
     let (batcher, batching) = started.map_err(no_threads)?;
     let app = Arc::new(App { batcher, metrics: metrics.clone(), limits, hosts, token });
     let router = routes::router(app, cors);
-    let watched = Watched { run, threads, read, interval: LOOK_EVERY };
+    let watched = Watched { run, computing, read, interval: LOOK_EVERY };
 
     // Connections are little work beside the model.
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4);

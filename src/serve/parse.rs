@@ -111,6 +111,10 @@ pub fn similar(query: Option<&str>, limits: &Limits) -> Result<Count, Problem> {
 }
 
 fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    // A struct can also be read from a list of its fields, which nobody would want to rely on.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::unprocessable("the body is a list; a request is an object: {...}"));
+    }
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => Problem::unprocessable(error.to_string()),
         _ => Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("not JSON: {error}")),
@@ -138,11 +142,11 @@ fn request(
             "give `history`, a list of item ids (an empty one gets the popular items), or `user`",
         ));
     }
-    let history = history.map(strings).unwrap_or_default();
-    if history.len() > limits.history {
+    let history = history.map(strings);
+    let length = history.as_ref().map_or(0, Vec::len);
+    if length > limits.history {
         return Err(Problem::unprocessable(format!(
-            "history: {} items; this server takes {}: send the latest",
-            history.len(),
+            "history: {length} items; this server takes {}: send the latest",
             limits.history
         )));
     }
@@ -170,7 +174,7 @@ mod tests {
     fn numbers_are_ids_but_nothing_else_is() {
         let body = json!({"history": ["a", 7, -1], "user": 3}).to_string();
         let (request, options, k) = recommend(body.as_bytes(), &LIMITS).unwrap();
-        assert_eq!(request.history, ["a", "7", "-1"]);
+        assert_eq!(request.history.unwrap(), ["a", "7", "-1"]);
         assert_eq!(request.user.as_deref(), Some("3"));
         assert!(k == Count::UpTo(10) && options.filter_seen && options.allow.is_none());
         for wrong in [json!(1.5), json!(null), json!(true), json!([]), json!({})] {
@@ -189,6 +193,7 @@ mod tests {
         assert!(refused(&json!({"k": 3})).1.contains("give `history`"));
         assert!(refused(&json!({"hist": []})).1.contains("unknown field `hist`"));
         assert!(refused(&json!({"history": "a"})).1.contains("expected a sequence"));
+        assert!(refused(&json!([["a"], "u1", null, null, null, null])).1.contains("an object"));
         assert!(refused(&json!({"history": [], "k": -1})).1.contains("-1"));
         assert!(refused(&json!({"x".repeat(10_000): 1})).1.chars().count() < 310);
     }
@@ -227,7 +232,7 @@ mod tests {
             if let Some(user) = &user { body["user"] = json!(user); }
             if let Some(allow) = &allow { body["allow"] = json!(allow); }
             let (request, options, count) = recommend(body.to_string().as_bytes(), &LIMITS).unwrap();
-            prop_assert_eq!((request.history, request.user), (history, user));
+            prop_assert_eq!((request.history, request.user), (Some(history), user));
             prop_assert_eq!((count, options.filter_seen), (Count::Asked(k), filter_seen));
             prop_assert_eq!((options.allow, options.deny), (allow, deny));
         }
@@ -242,7 +247,7 @@ mod tests {
                 match recommend(body, &LIMITS) {
                     Ok((request, _, count)) => {
                         let (Count::Asked(k) | Count::UpTo(k)) = count;
-                        prop_assert!(request.history.len() <= 20 && (1..=50).contains(&k));
+                        prop_assert!(request.history.is_none_or(|h| h.len() <= 20) && (1..=50).contains(&k));
                     }
                     Err(problem) => prop_assert!(problem.status.is_client_error()),
                 }

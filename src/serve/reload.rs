@@ -2,7 +2,7 @@
 
 use super::metrics::Metrics;
 use super::model::Slot;
-use crate::recommend::Recommender;
+use crate::recommend::{Computing, Recommender};
 use crate::train::progress::say;
 use crate::train::rundir::{CONFIG, HISTORIES, ITEMS, MODEL, USERS};
 use std::fs::metadata;
@@ -39,8 +39,8 @@ impl Stamp {
 pub struct Watched {
     /// The run directory; a link may lead elsewhere later.
     pub run: PathBuf,
-    /// Threads of the model.
-    pub threads: usize,
+    /// What the model is to compute on.
+    pub computing: Computing,
     /// Taken before the model in use was read.
     pub read: Stamp,
     /// How often to look.
@@ -69,10 +69,10 @@ pub async fn watch(
             continue;
         }
         watched.read = found;
-        let (run, threads) = (watched.run.clone(), watched.threads);
+        let (run, computing) = (watched.run.clone(), watched.computing);
         // A panic over a damaged file must not end the server either.
-        let opened = tokio::task::spawn_blocking(move || Recommender::open(&run, threads)).await;
-        let opened = opened.map_err(|error| error.to_string());
+        let open = move || Recommender::open_on(&run, computing);
+        let opened = tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string());
         match opened.and_then(|opened| opened.map_err(|error| error.to_string())) {
             Ok(model) => {
                 slot.replace(model);

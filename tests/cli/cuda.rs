@@ -2,7 +2,7 @@
 //! same bits, and what it says when memory runs out.
 
 use super::{Artifacts, Sandbox, assert_equal_runs, assert_fails, files_in, stderr};
-use crate::util::cuda::real_driver;
+use crate::util::cuda::{lend_driver, real_driver};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -11,9 +11,7 @@ use std::process::Command;
 fn on_gpu(sandbox: &Sandbox, run_dir: &Path, more: &[&str]) -> Command {
     let mut command = sandbox.command(run_dir, &["--device=cuda"]);
     command.args(more);
-    if !real_driver() {
-        command.env("LD_LIBRARY_PATH", softgpu::library().parent().expect("a folder"));
-    }
+    lend_driver(&mut command);
     command
 }
 

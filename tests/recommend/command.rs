@@ -41,11 +41,11 @@ fn seen_items_are_left_out_unless_asked_for() {
     let unseen: HashSet<String> =
         all.iter().filter(|item| !history.contains(&item.as_str())).cloned().collect();
     for arguments in
-        [&["--k=99"][..], &["-k", "99", "--filter-seen"], &["-k99", "--filter-seen=true"]]
+        [&["--k=50"][..], &["-k", "50", "--filter-seen"], &["-k50", "--filter-seen=true"]]
     {
         assert_eq!(named(arguments), unseen, "{arguments:?}");
     }
-    assert_eq!(named(&["--k=99", "--filter_seen=false"]), all);
+    assert_eq!(named(&["--k=50", "--filter_seen=false"]), all);
 }
 
 #[test]
@@ -133,28 +133,30 @@ fn damaged_lines_do_not_stop_the_rest() {
         "{\"history\": [\"i3\"], \"items\": [\"i4\"]}",
         "{}",
         &long, // 7
+        "[\"u1\"]",
         "{\"user\": \"u3\"}",
     ]
     .join("\r\n");
     let output = recommend(&["--k=1"], &input);
     assert_eq!(output.status.code(), Some(1));
     let lines = parsed(&output);
-    assert_eq!(lines.len(), 7);
+    assert_eq!(lines.len(), 8);
     assert_eq!(lines[0]["user"], "u1");
-    assert_eq!(lines[6]["user"], "u3");
+    assert_eq!(lines[7]["user"], "u3");
     for (line, number, words) in [
         (1, 2, "column 13"),
         (2, 4, "`nobody` is not among"),
         (3, 5, "--score"),
         (4, 6, "neither `user` nor `history`"),
         (5, 7, "longer than 16 MiB"),
+        (6, 8, "a request is an object"),
     ] {
         assert_eq!(lines[line]["line"], number);
         let error = lines[line]["error"].as_str().unwrap();
         assert!(error.contains(words), "{error}");
         assert!(stderr(&output).contains(&format!("standard input:{number}: {error}")));
     }
-    assert!(stderr(&output).contains("2 answered, 5 requests refused"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("2 answered, 6 requests refused"), "{}", stderr(&output));
     // Nothing but damage.
     assert_fails(&recommend(&[], "{\n}\n"), 2, &["0 answered, 2 requests refused"]);
     // No request is no damage.
@@ -257,7 +259,9 @@ fn vectors_multiply_to_scores() {
 fn what_cannot_be_asked_for() {
     assert_fails(&recommend(&["--k=0"], TWO), 2, &["k: is 0", "remedy"]);
     assert_fails(&recommend(&["--k=-1"], TWO), 2, &["-1", "--k"]);
-    assert_fails(&recommend(&["--device=cuda"], TWO), 2, &["--device", "auto, cpu"]);
+    for arguments in [&["--k=51"][..], &["--k=51", "--similar=i3"]] {
+        assert_fails(&recommend(arguments, TWO), 2, &["k: 51 is more than the 50 items", "remedy"]);
+    }
     assert_fails(&recommend(&["--threads=100000"], TWO), 2, &["--threads", "4096"]);
     assert_fails(&recommend(&["--kk=3"], TWO), 2, &["--kk"]);
     assert_fails(

@@ -17,11 +17,11 @@ static RECOMMENDER: LazyLock<Recommender> =
     LazyLock::new(|| Recommender::open(run_dir(), 2).unwrap());
 
 fn history(names: &[&str]) -> Request {
-    Request { history: names.iter().map(|name| name.to_string()).collect(), user: None }
+    Request { history: Some(names.iter().map(|name| name.to_string()).collect()), user: None }
 }
 
 fn user(name: &str) -> Request {
-    Request { history: Vec::new(), user: Some(name.to_string()) }
+    Request { history: None, user: Some(name.to_string()) }
 }
 
 fn names(result: &Recommendation) -> Vec<&str> {
@@ -196,7 +196,7 @@ fn scores_and_vectors_agree_with_the_lists() {
         .collect();
     let scores = RECOMMENDER.score(&asked).unwrap();
     let queries: Vec<_> = requests.iter().map(|r| RECOMMENDER.query(r).unwrap()).collect();
-    let users = RECOMMENDER.user_vectors(&queries);
+    let users = RECOMMENDER.user_vectors(&queries).unwrap();
     let (vectors, bias) = RECOMMENDER.item_vectors();
     let d = RECOMMENDER.config().model.hidden_size;
     for (row, (list, mut scores)) in lists.iter().zip(scores).enumerate() {

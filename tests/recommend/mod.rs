@@ -1,6 +1,7 @@
 //! Recommending with a small trained run: the library, the program, streams, and damaged run directories.
 
 mod command;
+mod cuda;
 mod damaged;
 mod library;
 mod streams;
@@ -57,7 +58,12 @@ fn recommend(arguments: &[&str], input: &str) -> Output {
 }
 
 fn answer(run_dir: &Path, arguments: &[&str], input: &str) -> Output {
-    let mut child = program(run_dir, arguments).spawn().expect("the program starts");
+    feed(program(run_dir, arguments), input)
+}
+
+/// Runs a program with `input` on its standard input.
+fn feed(mut program: Command, input: &str) -> Output {
+    let mut child = program.spawn().expect("the program starts");
     let mut stdin = child.stdin.take().unwrap();
     // It may end without reading what nobody should have sent.
     let _ = stdin.write_all(input.as_bytes());

@@ -24,7 +24,7 @@ fn answers_are_the_models() {
     let server = Server::start(&[]);
     let model = Recommender::open(&Run::shared().path(), 1).unwrap();
     let history = ["i9", "i12", AWKWARD[0]];
-    let asked = Request { history: history.map(String::from).to_vec(), user: None };
+    let asked = Request { history: Some(history.map(String::from).to_vec()), user: None };
     let options = Options { k: 7, ..Options::default() };
     let expected = model.top_k(std::slice::from_ref(&asked), &options).unwrap();
     let reply = server.post("/recommend", &json!({"history": history, "k": 7}));
@@ -71,6 +71,11 @@ fn users_strangers_and_nobody_get_recommendations() {
         (&json!("popularity"), &json!(SCRIPT))
     );
     assert_eq!(nobody["items"].as_array().unwrap().len(), 10);
+    // An empty history is one, too: beside it, the user is only a name.
+    for user in ["u1", "new"] {
+        let named = server.post("/recommend", &json!({"user": user, "history": []})).json();
+        assert_eq!((&named["user"], &named["items"]), (&json!(user), &nobody["items"]));
+    }
     server.finish();
 }
 

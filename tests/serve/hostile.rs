@@ -22,22 +22,26 @@ fn malformed_heads() {
     let server = Server::start(&[]);
     let many = "X: y\r\n".repeat(1000);
     let long = "x".repeat(100_000);
-    for (bytes, expected) in [
-        ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".to_string(), 400),
-        ("GET\r\n\r\n".to_string(), 400),
-        ("GET / HTTP/9.9\r\nHost: localhost\r\n\r\n".to_string(), 400),
-        ("GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_string(), 400),
-        ("GET / HTTP/1.1\r\nHost localhost\r\n\r\n".to_string(), 400),
-        ("GET / HTTP/1.1\r\nHost: localhost\r\nA\0: b\r\n\r\n".to_string(), 400),
-        (format!("GET / HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"), 431),
-        (format!("GET / HTTP/1.1\r\nHost: localhost\r\nA: {long}\r\n\r\n"), 431),
-        (format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", &long[..20_000]), 404),
-        (format!("{JSON_HEAD}Content-Length: -1\r\n\r\n{{}}"), 400),
-        (format!("{JSON_HEAD}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"), 400),
-        (format!("{JSON_HEAD}Transfer-Encoding: gzip\r\n\r\n{{}}"), 400),
+    let [bad, large, none] = ["bad_request", "head_too_large", "not_found"];
+    for (bytes, expected, code) in [
+        ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".to_string(), 400, bad),
+        ("GET\r\n\r\n".to_string(), 400, bad),
+        ("GET / HTTP/9.9\r\nHost: localhost\r\n\r\n".to_string(), 400, bad),
+        ("GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_string(), 400, bad),
+        ("GET / HTTP/1.1\r\nHost localhost\r\n\r\n".to_string(), 400, bad),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nA\0: b\r\n\r\n".to_string(), 400, bad),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"), 431, large),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\nA: {long}\r\n\r\n"), 431, large),
+        (format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", &long[..20_000]), 404, none),
+        (format!("{JSON_HEAD}Content-Length: -1\r\n\r\n{{}}"), 400, bad),
+        (format!("{JSON_HEAD}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"), 400, bad),
+        (format!("{JSON_HEAD}Transfer-Encoding: gzip\r\n\r\n{{}}"), 400, bad),
     ] {
         let shown: String = bytes.chars().take(60).collect();
-        assert_eq!(status(&server, bytes), Some(expected), "{shown:?}");
+        let mut client = server.client();
+        client.send(bytes);
+        let reply = client.receive().unwrap_or_else(|| panic!("no answer to {shown:?}"));
+        assert_eq!(reply.problem(), (expected, code.to_string()), "{shown:?}");
     }
     assert_eq!(status(&server, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), None, "no HTTP/2 here");
     server.finish();

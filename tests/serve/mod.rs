@@ -1,6 +1,7 @@
 //! `b4r-recommend --serve` as its clients meet it: the program itself, a small trained run, real sockets.
 
 mod client;
+mod cuda;
 mod devtools;
 mod endpoints;
 mod hostile;

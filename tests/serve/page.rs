@@ -123,6 +123,14 @@ fn a_person_types_clicks_and_sees_the_list() {
     tab.wait_until(done);
     let second = shown[1].as_str().unwrap();
     assert_eq!(tab.value(listed), expected(&["zz", second]));
+
+    // A link with a user alone: the history is the one that the run holds.
+    let known = server.post("/recommend", &json!({"user": "u1", "k": 4})).json();
+    tab.value(forget);
+    tab.value("void (location.href = '/?user=u1&k=4')");
+    tab.wait_until(done);
+    let names = known["items"].as_array().unwrap().iter().map(|item| item["item"].clone());
+    assert_eq!(tab.value(listed), json!(names.collect::<Vec<_>>()));
     drop(tab);
     server.finish();
 }

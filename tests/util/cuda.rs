@@ -9,6 +9,7 @@ use b4r::cuda::operands::{
 use b4r::cuda::step::{Size, StepBlock};
 use bytemuck::Pod;
 use std::cell::RefCell;
+use std::process::Command;
 use std::sync::OnceLock;
 
 /// A device with buffers that live as long as it.
@@ -23,6 +24,13 @@ pub fn real_driver() -> bool {
     static REAL: OnceLock<bool> = OnceLock::new();
     // SAFETY: only asks the loader whether a driver can be opened. Nobody loads the software GPU before.
     *REAL.get_or_init(|| unsafe { cudarc::driver::sys::is_culib_present() })
+}
+
+/// Lets a program find the software GPU where there is no driver.
+pub fn lend_driver(command: &mut Command) {
+    if !real_driver() {
+        command.env("LD_LIBRARY_PATH", softgpu::library().parent().expect("a folder"));
+    }
 }
 
 /// A device of one's own: a real GPU's where there is a driver, else the software GPU's.

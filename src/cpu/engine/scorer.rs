@@ -11,8 +11,12 @@ use crate::cpu::vector::{dot, vectorized};
 use crate::model::engine::not_finite;
 use crate::model::params::ParameterTable;
 use rayon::prelude::*;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Tasks to cut the search of the best items into where there are enough items.
+const TASKS: usize = 32;
+/// Most items of one.
+const MOST_SPAN: usize = 64 * TILE_ITEMS;
 /// Entries that rows may keep at once before they are merged: 32 MiB.
 const ENTRIES: usize = 4 << 20;
 
@@ -31,12 +35,17 @@ pub struct Scorer {
 /// Which items may be recommended, apart from what each user has seen.
 pub struct Candidates {
     /// `[V]` output bias; negative infinity for items that are left out.
-    bias: Vec<f32>,
+    bias: Arc<[f32]>,
     /// Number of items that are not.
     count: usize,
 }
 
 impl Candidates {
+    /// `[V]` output bias with negative infinity for items that are left out; `None` where none is.
+    pub fn limited(&self) -> Option<Arc<[f32]>> {
+        (self.count < self.bias.len()).then(|| self.bias.clone())
+    }
+
     /// Number of items.
     pub fn count(&self) -> usize {
         self.count
@@ -99,7 +108,7 @@ impl Scorer {
             bias[item as usize - 1] = f32::NEG_INFINITY;
         }
         let count = bias.iter().filter(|&&bias| bias != f32::NEG_INFINITY).count();
-        Candidates { bias, count }
+        Candidates { bias: bias.into(), count }
     }
 
     /// The head's output `[P, D]` at the rows of `batch`.
@@ -119,25 +128,34 @@ impl Scorer {
         candidates: &Candidates,
         k: usize,
     ) -> Result<Vec<Vec<Entry>>> {
+        self.with_rows(batch, |rows| self.top_k_of_rows(rows, seen, candidates, k))
+    }
+
+    /// [`Self::top_k`] for rows `[P, D]` that have been through the network.
+    ///
+    /// # Errors
+    /// As [`Self::top_k`].
+    pub fn top_k_of_rows(
+        &self,
+        rows: &[f32],
+        seen: &[&[u32]],
+        candidates: &Candidates,
+        k: usize,
+    ) -> Result<Vec<Vec<Entry>>> {
         let k = k.min(candidates.count);
-        self.with_rows(batch, |rows| {
-            let problem = Problem {
-                rows,
-                targets: &[],
-                table: self.output_vectors(),
-                bias: &candidates.bias,
-            };
-            let d = self.model.hidden_size;
-            let entries = self.items.min(self.items.div_ceil(TILE_ITEMS).saturating_mul(2 * k));
-            let tiles = (ENTRIES / entries.max(1) / TILE_ROWS).max(1);
-            let mut best = Vec::with_capacity(batch.row_count());
-            let groups = rows.chunks(tiles * TILE_ROWS * d).zip(seen.chunks(tiles * TILE_ROWS));
-            for (rows, seen) in groups {
-                let group = self.pool.install(|| top_k_of(&Problem { rows, ..problem }, seen, k));
-                best.extend(group.map_err(|NotFinite| not_finite())?);
-            }
-            Ok(best)
-        })
+        let (table, bias) = (self.output_vectors(), &candidates.bias);
+        let d = self.model.hidden_size;
+        let spans = self.items.div_ceil(span(1, self.items));
+        let entries = self.items.min(spans.saturating_mul(2 * k));
+        let tiles = (ENTRIES / entries.max(1) / TILE_ROWS).max(1);
+        let mut best = Vec::with_capacity(seen.len());
+        let groups = rows.chunks(tiles * TILE_ROWS * d).zip(seen.chunks(tiles * TILE_ROWS));
+        for (rows, seen) in groups {
+            let problem = Problem { rows, targets: &[], table, bias };
+            let group = self.pool.install(|| top_k_of(&problem, seen, k));
+            best.extend(group.map_err(|NotFinite| not_finite())?);
+        }
+        Ok(best)
     }
 
     /// The scores of each row's list of items, from 1.
@@ -145,11 +163,17 @@ impl Scorer {
     /// # Errors
     /// [`crate::Error::Config`] where a score is not finite.
     pub fn score(&self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        self.with_rows(batch, |rows| self.score_rows(rows, items))
+    }
+
+    /// [`Self::score`] for rows `[P, D]` that have been through the network.
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    pub fn score_rows(&self, rows: &[f32], items: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         let (table, bias) = (self.output_vectors(), self.output_bias());
-        let scores = self.with_rows(batch, |rows| {
-            let problem = Problem { rows, targets: &[], table, bias };
-            self.pool.install(|| self::scores(&problem, items))
-        });
+        let problem = Problem { rows, targets: &[], table, bias };
+        let scores = self.pool.install(|| self::scores(&problem, items));
         let finite = scores.iter().flatten().all(|score| score.is_finite());
         if finite { Ok(scores) } else { Err(not_finite()) }
     }
@@ -222,23 +246,26 @@ pub(super) fn scores(problem: &Problem, items: &[&[u32]]) -> Vec<Vec<f32>> {
     problem.rows.par_chunks_exact(d).zip(items).map(of_row).collect()
 }
 
-/// Tiles of rows and items side by side, then the rows' parts put together; within the thread pool.
+/// Tiles of rows and spans of items side by side, then the rows' parts put together; within the thread pool.
 pub(super) fn top_k_of(
     problem: &Problem,
     seen: &[&[u32]],
     k: usize,
 ) -> std::result::Result<Vec<Vec<Entry>>, NotFinite> {
     let (d, items) = (problem.width(), problem.items());
-    let blocks = items.div_ceil(TILE_ITEMS);
+    let tiles = seen.len().div_ceil(TILE_ROWS).max(1);
+    // No tile is left with a few rows while others are full.
+    let tile_rows = seen.len().div_ceil(tiles);
+    let span = span(tiles, items);
+    let blocks = items.div_ceil(span);
     let of_tile = |scores: &mut Vec<f32>, number: usize| {
         let (tile, block) = (number / blocks, number % blocks);
-        let first = tile * TILE_ROWS;
-        let end = (first + TILE_ROWS).min(seen.len());
+        let first = (tile * tile_rows).min(seen.len());
+        let end = (first + tile_rows).min(seen.len());
         let rows = &problem.rows[first * d..end * d];
-        let range = block * TILE_ITEMS..((block + 1) * TILE_ITEMS).min(items);
+        let range = block * span..((block + 1) * span).min(items);
         top_k(&Problem { rows, ..*problem }, range, &seen[first..end], k, scores)
     };
-    let tiles = seen.len().div_ceil(TILE_ROWS);
     let parts: Vec<Vec<Best>> = (0..tiles * blocks)
         .into_par_iter()
         .with_max_len(1)
@@ -253,6 +280,13 @@ pub(super) fn top_k_of(
         }
     }
     Ok(rows.into_par_iter().map(|parts| merged(parts, k)).collect())
+}
+
+/// Items that one task scores, tile after tile, for each of `tiles` tiles of rows: many, so that the bar that an item must
+/// exceed is high for most, but not so many that threads lack tasks. It may not depend on the number of threads.
+fn span(tiles: usize, items: usize) -> usize {
+    let fair = (items * tiles).div_ceil(TASKS).next_multiple_of(TILE_ITEMS);
+    fair.clamp(TILE_ITEMS, MOST_SPAN)
 }
 
 fn merged(parts: Vec<Best>, k: usize) -> Vec<Entry> {

@@ -68,9 +68,11 @@ async function shown(work) {
 function recommend() {
   return shown(async () => {
     const history = byId("history").value.split("\n").filter((line) => line.trim() !== "");
-    const body = { history, filter_seen: !byId("seen").checked };
+    const body = { filter_seen: !byId("seen").checked };
     if (byId("k").value !== "") body.k = Number(byId("k").value);
     if (byId("user").value !== "") body.user = byId("user").value;
+    // A user alone has the history that the run holds.
+    if (history.length > 0 || body.user === undefined) body.history = history;
     const { items, unknown, fallback } = await ask("recommend", body);
     const notes = [];
     if (fallback) notes.push("No known item in the history: these are the most popular, with their number of interactions.");
