@@ -66,8 +66,9 @@ impl HiddenDropout {
         let word = Stream::HiddenDropout.word(self.site);
         let counter = [block as u32, (block >> 32) as u32, self.step, word];
         with_simd(Fill { key: self.key, counter, blocks, halves });
+        let rate = self.rate;
         for (x, &half) in row.iter_mut().zip(&halves[skip..]) {
-            *x *= self.rate.factor(half);
+            *x *= rate.factor(half);
         }
     }
 }
