@@ -9,7 +9,7 @@ use super::dropout::AttentionDropout;
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::lane::Rows;
 use super::math::exp;
-use super::vector::{dot, map_and_sum, max, vectorized};
+use super::vector::{dot, max, sum, vectorized};
 
 /// One lane's sequences and the sizes of its heads.
 #[derive(Clone, Copy)]
@@ -169,7 +169,10 @@ pub fn forward(
 #[inline(always)]
 fn softmax(row: &mut [f32]) {
     let top = max(row);
-    let inverse = 1.0 / map_and_sum(row, |x| exp(x - top));
+    for x in row.iter_mut() {
+        *x = exp(*x - top);
+    }
+    let inverse = 1.0 / sum(row);
     for x in row.iter_mut() {
         *x *= inverse;
     }

@@ -12,7 +12,7 @@
 
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::math::exp;
-use super::vector::{add_and_max, add_scaled, dot, map_and_sum, vectorized};
+use super::vector::{add_scaled, dot, max, sum, vectorized};
 use crate::batch::Segments;
 use std::ops::Range;
 
@@ -163,8 +163,13 @@ pub fn exponentials(
         #[inline(always)]
         || {
             for ((row, top), total) in tile.chunks_exact_mut(items.len()).zip(maxima).zip(sums) {
-                *top = add_and_max(row, bias);
-                *total = map_and_sum(row, |x| exp(x - *top));
+                add_scaled(row, 1.0, bias);
+                *top = max(row);
+                let shift = *top;
+                for x in row.iter_mut() {
+                    *x = exp(*x - shift);
+                }
+                *total = sum(row);
             }
         },
     );

@@ -63,24 +63,6 @@ pub fn sum(a: &[f32]) -> f32 {
     sum_pairs(a, a, |x, _| x)
 }
 
-/// Replaces every element by `f` of it and returns the sum of what came out, added up as [`sum`] does.
-#[inline(always)]
-pub fn map_and_sum(a: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut partial = [0.0f32; LANES];
-    let (blocks, rest) = a.as_chunks_mut::<LANES>();
-    for x in blocks {
-        for lane in 0..LANES {
-            x[lane] = f(x[lane]);
-            partial[lane] += x[lane];
-        }
-    }
-    for (lane, x) in rest.iter_mut().enumerate() {
-        *x = f(*x);
-        partial[lane] += *x;
-    }
-    fold(partial, |x, y| x + y)
-}
-
 /// Largest element; negative infinity for none.
 #[inline(always)]
 pub fn max(a: &[f32]) -> f32 {
@@ -93,25 +75,6 @@ pub fn max(a: &[f32]) -> f32 {
     }
     for (lane, &x) in rest.iter().enumerate() {
         partial[lane] = larger(partial[lane], x);
-    }
-    fold(partial, larger)
-}
-
-/// Adds `b` to `a`; returns the largest sum.
-#[inline(always)]
-pub fn add_and_max(a: &mut [f32], b: &[f32]) -> f32 {
-    let mut partial = [f32::NEG_INFINITY; LANES];
-    let (a_blocks, a_rest) = a.as_chunks_mut::<LANES>();
-    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-    for (x, y) in a_blocks.iter_mut().zip(b_blocks) {
-        for lane in 0..LANES {
-            x[lane] += y[lane];
-            partial[lane] = larger(partial[lane], x[lane]);
-        }
-    }
-    for (lane, (x, &y)) in a_rest.iter_mut().zip(b_rest).enumerate() {
-        *x += y;
-        partial[lane] = larger(partial[lane], *x);
     }
     fold(partial, larger)
 }
