@@ -1,4 +1,5 @@
-//! Elementary functions that the compiler can vectorise: no branches, no library calls.
+//! Elementary functions that the compiler can vectorise: no branches, and no library calls where the processor
+//! has fused multiply-adds (on x86 since AVX2; an older one calls `fmaf`, slowly, for the same results).
 
 use crate::config::Activation;
 
