@@ -154,22 +154,23 @@ fn ffn(criterion: &mut Criterion) {
 }
 
 fn item_softmax(criterion: &mut Criterion) {
+    const ROWS: usize = P / 2;
     let (rows, table, bias) = (numbers(P * D), numbers(V * D), vec![0.0; V]);
     let targets: Vec<u32> = (0..P as u32).map(|i| i * 13 % V as u32 + 1).collect();
     let problem = Problem { rows: &rows, targets: &targets, table: &table, bias: &bias };
     let (mut tile, mut maxima, mut sums) =
-        (vec![0.0; 64 * TILE_ITEMS], vec![0.0; 64], vec![0.0; 64]);
+        (vec![0.0; ROWS * TILE_ITEMS], vec![0.0; ROWS], vec![0.0; ROWS]);
     let mut group = group(criterion, "item_softmax");
     group.throughput(Throughput::Elements((P * D * V) as u64));
     group.bench_function("exponentials of all tiles", |b| {
         b.iter(|| {
-            for row in (0..P).step_by(64) {
+            for row in (0..P).step_by(ROWS) {
                 for item in (0..V).step_by(TILE_ITEMS) {
                     let items = item..(item + TILE_ITEMS).min(V);
                     let (tile, maxima) = (&mut tile[..], &mut maxima[..]);
                     item_softmax::exponentials(
                         &problem,
-                        row..row + 64,
+                        row..row + ROWS,
                         items,
                         tile,
                         maxima,

@@ -21,6 +21,8 @@
 //!
 //! `element` is token · D + channel. A block of 128 bits serves eight 16-bit or four 32-bit decisions.
 
+use pulp::Simd;
+
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
@@ -65,28 +67,27 @@ pub fn key(seed: u64) -> [u32; 2] {
 /// One 128-bit block.
 #[inline(always)]
 pub fn block(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
-    let mut words = counter.map(|word| [word]);
-    rounds(key, &mut words);
-    words.map(|[word]| word)
+    rounds(pulp::Scalar::new(), key, counter)
 }
 
-/// Turns `G` counters, word by word, into their blocks; the loop over `G` vectorises.
-#[expect(clippy::needless_range_loop, reason = "one lane of four arrays at a time")]
+/// Turns counters, word by word, into their blocks: as many as a vector has lanes.
 #[inline(always)]
-pub fn rounds<const G: usize>(key: [u32; 2], words: &mut [[u32; G]; 4]) {
+pub fn rounds<S: Simd>(simd: S, key: [u32; 2], mut words: [S::u32s; 4]) -> [S::u32s; 4] {
     let [mut k0, mut k1] = key;
+    let [m0, m1] = MULTIPLIER.map(|multiplier| simd.splat_u32s(multiplier));
     for _ in 0..ROUNDS {
-        for lane in 0..G {
-            let p0 = u64::from(MULTIPLIER[0]) * u64::from(words[0][lane]);
-            let p1 = u64::from(MULTIPLIER[1]) * u64::from(words[2][lane]);
-            words[0][lane] = (p1 >> 32) as u32 ^ words[1][lane] ^ k0;
-            words[1][lane] = p1 as u32;
-            words[2][lane] = (p0 >> 32) as u32 ^ words[3][lane] ^ k1;
-            words[3][lane] = p0 as u32;
-        }
+        let (low0, high0) = simd.widening_mul_u32s(m0, words[0]);
+        let (low1, high1) = simd.widening_mul_u32s(m1, words[2]);
+        words = [
+            simd.xor_u32s(simd.xor_u32s(high1, words[1]), simd.splat_u32s(k0)),
+            low1,
+            simd.xor_u32s(simd.xor_u32s(high0, words[3]), simd.splat_u32s(k1)),
+            low0,
+        ];
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }
+    words
 }
 
 /// The eight 16-bit numbers of a block: low half of word 0, high half of word 0, low half of word 1, ...

@@ -1,10 +1,9 @@
 //! Inverted dropout whose decisions are addressed by what they are for, so that the backward pass and any
 //! other engine make the same ones.
 
+use super::vector::with_simd;
 use crate::philox::{self, Stream};
-
-/// Blocks generated at once: one per vector lane.
-const GROUP: usize = 8;
+use pulp::{Simd, WithSimd};
 
 /// Site of the input embedding.
 pub const EMBEDDING_SITE: usize = 0;
@@ -63,14 +62,13 @@ impl HiddenDropout {
     pub fn apply(&self, token: usize, row: &mut [f32], halves: &mut Vec<u16>) {
         let first = token as u64 * row.len() as u64;
         let skip = (first % 8) as usize;
-        let blocks = (skip + row.len()).div_ceil(8);
-        let words = [self.step, Stream::HiddenDropout.word(self.site)];
-        fill(self.key, blocks, halves, |block| {
-            let index = first / 8 + block;
-            [index as u32, (index >> 32) as u32, words[0], words[1]]
-        });
+        let (block, blocks) = (first / 8, (skip + row.len()).div_ceil(8));
+        let word = Stream::HiddenDropout.word(self.site);
+        let counter = [block as u32, (block >> 32) as u32, self.step, word];
+        with_simd(Fill { key: self.key, counter, blocks, halves });
+        let rate = self.rate;
         for (x, &half) in row.iter_mut().zip(&halves[skip..]) {
-            *x *= self.rate.factor(half);
+            *x *= rate.factor(half);
         }
     }
 }
@@ -94,32 +92,59 @@ impl AttentionDropout {
     /// The 16-bit numbers of `keys` keys for one query; `sequence_head` is sequence · H + head.
     #[inline(always)]
     pub fn row(&self, sequence_head: u32, query: u32, keys: usize, halves: &mut Vec<u16>) {
-        let words = [sequence_head, self.step, Stream::AttentionDropout.word(self.layer)];
-        let first = query.wrapping_mul(65_536);
-        fill(self.key, keys.div_ceil(8), halves, |block| {
-            [first.wrapping_add(block as u32), words[0], words[1], words[2]]
-        });
+        let word = Stream::AttentionDropout.word(self.layer);
+        let counter = [query.wrapping_mul(65_536), sequence_head, self.step, word];
+        with_simd(Fill { key: self.key, counter, blocks: keys.div_ceil(8), halves });
     }
 }
 
-/// Writes the 16-bit numbers of `blocks` Philox blocks, rounded up to whole groups, into `halves`.
-#[expect(clippy::needless_range_loop, reason = "one lane of four arrays at a time")]
-#[inline(always)]
-fn fill(key: [u32; 2], blocks: usize, halves: &mut Vec<u16>, counter: impl Fn(u64) -> [u32; 4]) {
-    let groups = blocks.div_ceil(GROUP);
-    if halves.len() < groups * GROUP * 8 {
-        halves.resize(groups * GROUP * 8, 0);
-    }
-    let groups = halves.as_chunks_mut::<{ GROUP * 8 }>().0.iter_mut().take(groups);
-    for (group, out) in groups.enumerate() {
-        let mut words = [[0u32; GROUP]; 4];
-        for lane in 0..GROUP {
-            let [c0, c1, c2, c3] = counter((group * GROUP + lane) as u64);
-            (words[0][lane], words[1][lane], words[2][lane], words[3][lane]) = (c0, c1, c2, c3);
+/// Writes the 16-bit numbers of `blocks` Philox blocks, rounded up to whole vectors, into `halves`. Blocks
+/// count up from `counter`, whose first two words are one 64-bit number. Written out in vectors, since the
+/// compiler finds them in a loop over blocks in some places and not in others.
+struct Fill<'a> {
+    key: [u32; 2],
+    counter: [u32; 4],
+    blocks: usize,
+    halves: &'a mut Vec<u16>,
+}
+
+/// Most lanes that a vector has.
+const MOST_LANES: usize = 16;
+const LANE_NUMBERS: [u32; MOST_LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+impl WithSimd for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Fill { key, counter, blocks, halves } = self;
+        let lanes = S::U32_LANES;
+        let len = blocks.next_multiple_of(lanes) * 8;
+        if halves.len() < len {
+            halves.resize(len, 0);
         }
-        philox::rounds(key, &mut words);
-        for (lane, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            *out = philox::halves(words.map(|word| word[lane]));
+        let numbers = simd.partial_load_u32s(&LANE_NUMBERS[..lanes]);
+        let first = u64::from(counter[1]) << 32 | u64::from(counter[0]);
+        for (group, out) in halves[..len].chunks_exact_mut(8 * lanes).enumerate() {
+            let first = first + (group * lanes) as u64;
+            let low = simd.add_u32s(simd.splat_u32s(first as u32), numbers);
+            let mut high = [(first >> 32) as u32; MOST_LANES];
+            if (first as u32).checked_add(lanes as u32).is_none() {
+                let carried = |lane| ((first + lane as u64) >> 32) as u32;
+                high = std::array::from_fn(carried);
+            }
+            let words = [
+                low,
+                simd.partial_load_u32s(&high[..lanes]),
+                simd.splat_u32s(counter[2]),
+                simd.splat_u32s(counter[3]),
+            ];
+            let words = philox::rounds(simd, key, words);
+            let words =
+                words.each_ref().map(|word| pulp::bytemuck::cast_slice(std::slice::from_ref(word)));
+            for (lane, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                *out = philox::halves(words.map(|word: &[u32]| word[lane]));
+            }
         }
     }
 }
@@ -134,7 +159,8 @@ mod tests {
         let rate = Rate::new(0.3).unwrap();
         let dropout = HiddenDropout::new(0x1234_5678_9abc, 7, 3, rate);
         for width in [1usize, 7, 8, 48, 64, 67] {
-            for token in [0usize, 1, 13, 70_000_000_000 / width] {
+            // The last: blocks of one row on both sides of 2³².
+            for token in [0usize, 1, 13, 70_000_000_000 / width, (1 << 35) / width] {
                 let mut row = vec![1.0f32; width];
                 dropout.apply(token, &mut row, &mut Vec::new());
                 for (channel, &x) in row.iter().enumerate() {
@@ -147,6 +173,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn vectors_of_one_lane_give_the_same_numbers() {
+        let fill = |simd: Option<pulp::Scalar>| {
+            let mut halves = Vec::new();
+            let counter = [u32::MAX - 6, 3, 1, 2];
+            let fill = Fill { key: [7, 8], counter, blocks: 20, halves: &mut halves };
+            match simd {
+                Some(simd) => fill.with_simd(simd),
+                None => with_simd(fill),
+            }
+            halves.truncate(160);
+            halves
+        };
+        assert_eq!(fill(Some(pulp::Scalar::new())), fill(None));
     }
 
     #[test]

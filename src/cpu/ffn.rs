@@ -12,7 +12,7 @@ use super::vector::vectorized;
 use crate::config::Activation;
 
 /// Rows worked on at a time, so that their `F`-wide intermediates stay in the second-level cache.
-pub(super) const CHUNK: usize = 128;
+pub(super) const CHUNK: usize = 192;
 
 /// The two linear maps, `[F, D]` and `[D, F]`, and what stands between them.
 #[derive(Clone, Copy)]
@@ -37,7 +37,6 @@ pub struct FeedForwardGradient<'a> {
 #[derive(Default)]
 pub struct Scratch {
     activated: Vec<f32>,
-    slope: Vec<f32>,
     d_hidden: Vec<f32>,
 }
 
@@ -45,7 +44,7 @@ impl Scratch {
     /// For up to [`CHUNK`] of `rows` rows.
     fn resize(&mut self, rows: usize, f: usize) {
         let elements = rows.min(CHUNK) * f;
-        for buffer in [&mut self.activated, &mut self.slope, &mut self.d_hidden] {
+        for buffer in [&mut self.activated, &mut self.d_hidden] {
             buffer.resize(elements, 0.0);
         }
     }
@@ -104,16 +103,11 @@ pub fn backward(
     {
         let rows = d_linear.len() / d;
         let activated = &mut scratch.activated[..rows * f];
-        let slope = &mut scratch.slope[..rows * f];
         let d_hidden = &mut scratch.d_hidden[..rows * f];
-        with_activation(ffn.activation, ValuesAndSlopes { hidden, activated, slope });
-        linear::backward_weight(&mut gradient.outer, rows, activated, d_linear);
         let product = MatrixMut::new(d_hidden, rows, f);
         multiply(product, Into::Assign, 1.0, Matrix::new(d_linear, rows, d), ffn.outer.matrix());
-        vectorized(
-            #[inline(always)]
-            || d_hidden.iter_mut().zip(&*slope).for_each(|(d, &s)| *d *= s),
-        );
+        with_activation(ffn.activation, ValuesAndGradients { hidden, activated, d_hidden });
+        linear::backward_weight(&mut gradient.outer, rows, activated, d_linear);
         linear::backward_weight(&mut gradient.inner, rows, input, d_hidden);
         linear::backward_input(&ffn.inner, rows, d_hidden, Into::Add, d_input);
     }
@@ -138,24 +132,25 @@ impl ActivationLoop for Values<'_> {
     }
 }
 
-struct ValuesAndSlopes<'a> {
+/// Writes f(u) and multiplies its gradient by f'(u), which makes it the gradient of u.
+struct ValuesAndGradients<'a> {
     hidden: &'a [f32],
     activated: &'a mut [f32],
-    slope: &'a mut [f32],
+    d_hidden: &'a mut [f32],
 }
 
-impl ActivationLoop for ValuesAndSlopes<'_> {
+impl ActivationLoop for ValuesAndGradients<'_> {
     #[inline(always)]
     fn run(self, f: impl Fn(f32) -> ValueSlope) {
         vectorized(
             #[inline(always)]
             || {
-                for ((value, slope), &u) in
-                    self.activated.iter_mut().zip(self.slope).zip(self.hidden)
+                for ((value, d), &u) in
+                    self.activated.iter_mut().zip(self.d_hidden).zip(self.hidden)
                 {
                     let point = f(u);
                     *value = point.value;
-                    *slope = point.slope;
+                    *d *= point.slope;
                 }
             },
         );

@@ -12,14 +12,17 @@
 
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::math::exp;
-use super::vector::{add_scaled, dot, max, vectorized};
+use super::vector::{add_scaled, dot, max, sum, vectorized};
 use crate::batch::Segments;
 use std::ops::Range;
 
-/// Most rows of a tile.
-pub const TILE_ROWS: usize = 64;
+/// Most rows of a tile. A tile of 192 KiB stays in the second-level cache between its product and its
+/// exponentials; larger ones make the products of the gradients deeper, smaller ones pack operands more often.
+pub const TILE_ROWS: usize = 192;
 /// Items of a tile.
-pub const TILE_ITEMS: usize = 128;
+pub const TILE_ITEMS: usize = 256;
+/// Rows that one task gives their gradient, where tiles have more: small batches then still busy many threads.
+const TASK_ROWS: usize = 96;
 /// Elements that the tiles of one chunk may take: 128 MiB, or one row of them where that is more.
 pub const MOST_ELEMENTS: usize = 32 << 20;
 
@@ -91,6 +94,11 @@ impl Tiling {
         self.tile_rows
     }
 
+    /// Rows that one task gives their gradient; a tile has a multiple of them.
+    pub fn task_rows(&self) -> usize {
+        if self.tile_rows.is_multiple_of(TASK_ROWS) { TASK_ROWS } else { self.tile_rows }
+    }
+
     /// Blocks of items.
     pub fn item_blocks(&self) -> usize {
         self.items.div_ceil(TILE_ITEMS)
@@ -157,10 +165,11 @@ pub fn exponentials(
             for ((row, top), total) in tile.chunks_exact_mut(items.len()).zip(maxima).zip(sums) {
                 add_scaled(row, 1.0, bias);
                 *top = max(row);
+                let shift = *top;
                 for x in row.iter_mut() {
-                    *x = exp(*x - *top);
+                    *x = exp(*x - shift);
                 }
-                *total = super::vector::sum(row);
+                *total = sum(row);
             }
         },
     );
@@ -177,21 +186,26 @@ pub fn combine(
 ) -> f64 {
     let d = problem.width();
     let mut loss = 0.0;
-    for (local, row) in rows.enumerate() {
-        let entries = (local..maxima.len()).step_by(tile_rows);
-        let top = entries.clone().map(|i| maxima[i]).fold(f32::NEG_INFINITY, f32::max);
-        let mut total = 0.0f64;
-        for i in entries.clone() {
-            maxima[i] = exp(maxima[i] - top);
-            total += f64::from(sums[i]) * f64::from(maxima[i]);
-        }
-        let scale = problem.weight() / total as f32;
-        entries.for_each(|i| maxima[i] *= scale);
-        let target = problem.targets[row] as usize - 1;
-        let h = &problem.rows[row * d..][..d];
-        let logit = dot(h, &problem.table[target * d..][..d]) + problem.bias[target];
-        loss += f64::from(top) + total.ln() - f64::from(logit);
-    }
+    vectorized(
+        #[inline(always)]
+        || {
+            for (local, row) in rows.enumerate() {
+                let entries = (local..maxima.len()).step_by(tile_rows);
+                let top = entries.clone().map(|i| maxima[i]).fold(f32::NEG_INFINITY, f32::max);
+                let mut total = 0.0f64;
+                for i in entries.clone() {
+                    maxima[i] = exp(maxima[i] - top);
+                    total += f64::from(sums[i]) * f64::from(maxima[i]);
+                }
+                let scale = problem.weight() / total as f32;
+                entries.for_each(|i| maxima[i] *= scale);
+                let target = problem.targets[row] as usize - 1;
+                let h = &problem.rows[row * d..][..d];
+                let logit = dot(h, &problem.table[target * d..][..d]) + problem.bias[target];
+                loss += f64::from(top) + total.ln() - f64::from(logit);
+            }
+        },
+    );
     loss
 }
 
@@ -261,16 +275,17 @@ pub fn subtract_targets(
     );
 }
 
-/// Writes one row block's gradient `d_rows [rows, D]`. `product` is scratch.
+/// Writes the gradient `d_rows [rows, D]` of `rows`, which lie in one tile of the chunk. `product` is scratch.
 pub fn row_gradient(
     problem: &Problem,
     chunk: &Chunk,
-    row_block: usize,
+    rows: Range<usize>,
     product: &mut Vec<f32>,
     d_rows: &mut [f32],
 ) {
     let d = problem.width();
-    let rows = chunk.block_rows(row_block);
+    let local = rows.start - chunk.rows.0;
+    let (row_block, first) = (local / chunk.tiling.tile_rows, local % chunk.tiling.tile_rows);
     product.resize(rows.len() * d, 0.0);
     vectorized(
         #[inline(always)]
@@ -286,14 +301,14 @@ pub fn row_gradient(
     for item_block in 0..chunk.tiling.item_blocks() {
         let items = chunk.tiling.block_items(item_block);
         let (tile, factors) = chunk.tile(row_block, item_block);
-        let tile = Matrix::new(&tile[..rows.len() * items.len()], rows.len(), items.len());
+        let tile = Matrix::new(&tile[first * items.len()..], rows.len(), items.len());
         let out = MatrixMut::new(product, rows.len(), d);
         multiply(out, Into::Assign, 1.0, tile, problem.table_block(&items));
         vectorized(
             #[inline(always)]
             || {
                 for ((out, product), &factor) in
-                    d_rows.chunks_exact_mut(d).zip(product.chunks_exact(d)).zip(factors)
+                    d_rows.chunks_exact_mut(d).zip(product.chunks_exact(d)).zip(&factors[first..])
                 {
                     add_scaled(out, factor, product);
                 }

@@ -42,7 +42,7 @@ pub fn batch_bytes(model: &ModelConfig, items: usize, threads: usize, batch: Bat
     // Embedding 2, head 3, gradients 7, token and row gradients 2, head rows 1, buffers 3; a head's scores.
     let once = 18 * d + 2 * longest;
     let ffn_rows = batch.tokens.min((LANES * ffn::CHUNK) as u128);
-    F32 * (batch.tokens * (n * layer + once) + 3 * ffn_rows * f)
+    F32 * (batch.tokens * (n * layer + once) + 2 * ffn_rows * f)
         + F32 * (tile_elements(items, batch.tokens) + threads * score_elements(items))
 }
 
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn scores_take_no_more_than_their_budget() {
-        assert_eq!(tile_elements(100, 36), 100 * 128);
+        assert_eq!(tile_elements(100, 36), (36 + 192) * 256);
         assert_eq!(tile_elements(1 << 20, 1 << 20), 32 << 20);
         assert_eq!(tile_elements(1 << 27, 9), 1 << 27);
         assert_eq!((score_elements(100), score_elements(1 << 30)), (3200, 1 << 30));
@@ -76,9 +76,9 @@ mod tests {
         let bytes = |inner_size, tokens, longest| {
             batch_bytes(&model(inner_size), 10, 1, BatchSizes { tokens, longest })
         };
-        // 16 lanes of 128 rows, three buffers each, and u of every layer.
+        // 16 lanes of 192 rows, two buffers each, and u of every layer.
         let wide = bytes(1_000_000, 10_000, 1) - bytes(0, 10_000, 1);
-        assert_eq!(wide, 4 * 1_000_000 * (3 * 2048 + 2 * 10_000));
+        assert_eq!(wide, 4 * 1_000_000 * (2 * 3072 + 2 * 10_000));
         // Probabilities of each layer and head, and one head's scores with their gradient.
         let long = bytes(1, 4096, 4096) - bytes(1, 4096, 0);
         assert_eq!(long, 4 * 4096 * 4096 * (2 * 2 + 2));

@@ -1,5 +1,6 @@
 //! Runs a loop with the widest vector instructions of this processor.
 
+use pulp::WithSimd;
 use std::sync::LazyLock;
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
@@ -14,6 +15,12 @@ pub const LANES: usize = 16;
 #[inline(always)]
 pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
+}
+
+/// Calls an operation that is written in vectors with the widest that this processor has.
+#[inline(always)]
+pub fn with_simd<O: WithSimd>(operation: O) -> O::Output {
+    ARCH.dispatch(operation)
 }
 
 /// Sum of `f` over the elements of `a` and `b`, in [`LANES`] interleaved partial sums.
@@ -36,7 +43,18 @@ pub fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
 /// Dot product.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    sum_pairs(a, b, |x, y| x * y)
+    let mut partial = [0.0f32; LANES];
+    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+    for (x, y) in a_blocks.iter().zip(b_blocks) {
+        for lane in 0..LANES {
+            partial[lane] = x[lane].mul_add(y[lane], partial[lane]);
+        }
+    }
+    for (lane, (&x, &y)) in a_rest.iter().zip(b_rest).enumerate() {
+        partial[lane] = x.mul_add(y, partial[lane]);
+    }
+    fold(partial, |x, y| x + y)
 }
 
 /// Sum of all elements.
@@ -52,20 +70,26 @@ pub fn max(a: &[f32]) -> f32 {
     let (blocks, rest) = a.as_chunks::<LANES>();
     for x in blocks {
         for lane in 0..LANES {
-            partial[lane] = if x[lane] > partial[lane] { x[lane] } else { partial[lane] };
+            partial[lane] = larger(partial[lane], x[lane]);
         }
     }
     for (lane, &x) in rest.iter().enumerate() {
-        partial[lane] = if x > partial[lane] { x } else { partial[lane] };
+        partial[lane] = larger(partial[lane], x);
     }
-    fold(partial, |x, y| if y > x { y } else { x })
+    fold(partial, larger)
+}
+
+/// `y` where it is larger, else `x`: one instruction, unlike [`f32::max`], which cares for NaN.
+#[inline(always)]
+fn larger(x: f32, y: f32) -> f32 {
+    if y > x { y } else { x }
 }
 
 /// `y += a * x`.
 #[inline(always)]
 pub fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
-        *y += a * x;
+        *y = a.mul_add(x, *y);
     }
 }
 

@@ -50,8 +50,10 @@ fn cpu(case: &Case<Parameters>, small_chunks: bool) -> Results {
             item_gradient(&problem, &chunk, block, into, &mut Vec::new(), d_table, d_bias);
         }
         let d_chunk = &mut d_rows[start * d..end * d];
-        for (block, d_rows) in d_chunk.chunks_mut(tiling.tile_rows() * d).enumerate() {
-            row_gradient(&problem, &chunk, block, &mut Vec::new(), d_rows);
+        for (task, d_rows) in d_chunk.chunks_mut(tiling.task_rows() * d).enumerate() {
+            let first = start + task * tiling.task_rows();
+            let rows = first..first + d_rows.len() / d;
+            row_gradient(&problem, &chunk, rows, &mut Vec::new(), d_rows);
         }
     }
     let targets = segments(problem.targets);

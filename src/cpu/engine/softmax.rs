@@ -123,10 +123,13 @@ fn subtract_targets(
 }
 
 fn row_gradients(problem: &Problem, chunk: &Chunk, d_rows: &mut [f32]) {
-    d_rows.par_chunks_mut(chunk.tiling.tile_rows() * problem.width()).enumerate().for_each_init(
+    let (task_rows, d) = (chunk.tiling.task_rows(), problem.width());
+    d_rows.par_chunks_mut(task_rows * d).enumerate().for_each_init(
         Vec::new,
-        |product, (block, d_rows)| {
-            item_softmax::row_gradient(problem, chunk, block, product, d_rows);
+        |product, (task, d_rows)| {
+            let first = chunk.rows.0 + task * task_rows;
+            let rows = first..first + d_rows.len() / d;
+            item_softmax::row_gradient(problem, chunk, rows, product, d_rows);
         },
     );
 }
