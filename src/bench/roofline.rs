@@ -239,12 +239,10 @@ pub fn step(shape: &Shape) -> Vec<Work> {
     ledger.add("head_forward", 2.0 * p * d * d, 4.0 * p * d + d * d, FULL * p, 0.0);
     item_softmax(&mut ledger, shape);
     ledger.add("head_backward", 2.0 * p * d * d, 5.0 * p * d + d * d, FULL * p, 0.0);
-    ledger.add("linear_gradients", 2.0 * p * d * d, 2.0 * p * d, FULL * d * d, 0.0);
     for layer in (0..shape.layers).rev() {
         backward_layer(&mut ledger, shape, layer + 1 == shape.layers);
     }
     ledger.add("embedding_backward", 0.0, 3.0 * t * d, FULL * t, 0.0);
-    ledger.add("embedding_positions_backward", 0.0, t * d, 0.0, 0.0);
     let table = (v + 2.0) * d;
     ledger.add(
         "item_softmax_table",
@@ -253,7 +251,7 @@ pub fn step(shape: &Shape) -> Vec<Work> {
         FULL * (table + v),
         p * v,
     );
-    ledger.add("embedding_scatter", 0.0, t * d, 8.0 * t, 0.0);
+    ledger.add("embedding_tables", 0.0, 2.0 * t * d, 8.0 * t, 0.0);
     ledger.add("gradient_norm", 0.0, 0.0, FULL * parameters, 0.0);
     // Reads gradient, weight and both moments; writes weight, moments and the copy that products read.
     ledger.add("adamw_update", 0.0, parameters, 7.0 * FULL * parameters, 0.0);
@@ -301,6 +299,8 @@ fn item_softmax(ledger: &mut Ledger, shape: &Shape) {
 fn backward_layer(ledger: &mut Ledger, shape: &Shape, last: bool) {
     let Shape { tokens: t, width: d, inner: f, heads, .. } = *shape;
     let (q, pairs) = queries(shape, last);
+    // The head's map shares the last layer's launch.
+    let head_rows = if last { shape.rows } else { 0.0 };
     ledger.add(
         "ffn_backward",
         4.0 * q * d * f,
@@ -310,9 +310,9 @@ fn backward_layer(ledger: &mut Ledger, shape: &Shape, last: bool) {
     );
     ledger.add(
         "linear_gradients",
-        4.0 * q * d * f,
-        2.0 * q * d + 2.0 * q * f,
-        2.0 * FULL * d * f,
+        4.0 * q * d * f + 2.0 * head_rows * d * d,
+        2.0 * q * d + 2.0 * q * f + 2.0 * head_rows * d,
+        2.0 * FULL * d * f + if last { FULL * d * d } else { 0.0 },
         q * f,
     );
     ledger.add("projection_backward", 2.0 * q * d * d, 5.0 * q * d + d * d, FULL * q, 0.0);
