@@ -100,10 +100,11 @@ struct Dense {
     items: usize,
     max_len: usize,
     sequences: usize,
+    tied: bool,
 }
 
 /// Models of common benchmarks, from small and narrow to a million items.
-const DENSE: [Dense; 4] = [
+const DENSE: [Dense; 5] = [
     Dense {
         name: "ML-1M",
         hidden_size: 64,
@@ -113,6 +114,7 @@ const DENSE: [Dense; 4] = [
         items: 3418,
         max_len: 200,
         sequences: 256,
+        tied: true,
     },
     Dense {
         name: "ML-20M",
@@ -123,6 +125,7 @@ const DENSE: [Dense; 4] = [
         items: 26_746,
         max_len: 200,
         sequences: 256,
+        tied: true,
     },
     Dense {
         name: "ML-25M",
@@ -133,6 +136,19 @@ const DENSE: [Dense; 4] = [
         items: 59_047,
         max_len: 512,
         sequences: 128,
+        tied: true,
+    },
+    // Small batches with tables of their own for input and output.
+    Dense {
+        name: "ML-25M-120",
+        hidden_size: 128,
+        n_heads: 4,
+        n_layers: 6,
+        inner_size: 2048,
+        items: 59_047,
+        max_len: 120,
+        sequences: 32,
+        tied: false,
     },
     Dense {
         name: "V-1M",
@@ -143,6 +159,7 @@ const DENSE: [Dense; 4] = [
         items: 1_000_000,
         max_len: 100,
         sequences: 1024,
+        tied: true,
     },
 ];
 
@@ -155,6 +172,7 @@ impl Dense {
             n_layers: self.n_layers,
             inner_size: self.inner_size,
             max_len: self.max_len,
+            tied: self.tied,
             ..ModelConfig::default()
         };
         let tokens = (self.sequences * self.max_len) as f64;

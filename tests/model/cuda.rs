@@ -34,12 +34,12 @@ fn gradients<S: Storage>(case: &Case<GradientCase>) -> Option<Results> {
 }
 
 #[test]
-fn f32_gradients_agree_with_pytorch() {
+pub fn f32_gradients_agree_with_pytorch() {
     hold_taken("model", "cuda f32", gradients::<f32>);
 }
 
 #[test]
-fn bf16_gradients_agree_with_pytorch() {
+pub fn bf16_gradients_agree_with_pytorch() {
     hold_bf16("model", "cuda bf16", gradients::<bf16>);
 }
 
@@ -197,6 +197,30 @@ fn a_larger_batch_makes_room_for_itself() {
     for (got, expected) in got.iter().zip(&expected) {
         assert!((got.loss / expected.loss - 1.0).abs() < 1e-4, "{got:?}, on the CPU {expected:?}");
     }
+}
+
+/// Lists that contradict one another would have kernels read anywhere.
+#[test]
+fn batches_that_are_not_whole_are_refused() {
+    let mut engine = cuda::<f32>();
+    let breaks: [(&str, fn(&mut Batch)); 8] = [
+        ("positions", |batch| batch.positions.truncate(3)),
+        ("cu_seqlens", |batch| batch.cu_seqlens[1] = 10_000),
+        ("cu_rows", |batch| batch.cu_rows[0] = 1),
+        ("cu_rows", |batch| batch.cu_rows.insert(1, 0)),
+        ("rows", |batch| batch.rows[0] = batch.ids.len() as u32),
+        ("targets", |batch| batch.targets.push(1)),
+        ("token_segments", |batch| batch.token_segments.offsets.truncate(3)),
+        ("token_segments", |batch| batch.token_segments.indices[0] = 1 << 30),
+    ];
+    for (list, change) in breaks {
+        let mut broken = batch(1);
+        change(&mut broken);
+        let error = engine.loss_and_gradient(&broken, None).unwrap_err().to_string();
+        let sizes = format!("{} tokens, {} sequences", broken.ids.len(), broken.sequence_count());
+        assert!(error.contains(&format!("its {list} do not fit {sizes}")), "{list}: {error}");
+    }
+    engine.loss_and_gradient(&batch(1), None).unwrap();
 }
 
 /// From a step on that is not finite, weights and moments stay as they were, and the error names that step.
