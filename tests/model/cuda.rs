@@ -202,8 +202,9 @@ fn a_larger_batch_makes_room_for_itself() {
 /// Lists that contradict one another would have kernels read anywhere.
 #[test]
 fn batches_that_are_not_whole_are_refused() {
+    type Break = (&'static str, fn(&mut Batch));
     let mut engine = cuda::<f32>();
-    let breaks: [(&str, fn(&mut Batch)); 8] = [
+    let breaks: [Break; 8] = [
         ("positions", |batch| batch.positions.truncate(3)),
         ("cu_seqlens", |batch| batch.cu_seqlens[1] = 10_000),
         ("cu_rows", |batch| batch.cu_rows[0] = 1),

@@ -296,6 +296,7 @@ fn cuda_stops_at_what_is_not_finite() {
 /// Every buffer of the wrong length is named, with both lengths, before anything is launched.
 #[test]
 fn cuda_refuses_wrong_lengths() {
+    type Change = fn(&mut Arena<f32>);
     let case = &cases::<Parameters>("adamw")[0];
     let gpu = Gpu::new(StepBlock::default());
     let whole = Arena::<f32>::new(&gpu, case);
@@ -307,13 +308,13 @@ fn cuda_refuses_wrong_lengths() {
         coupled: false,
         clip_norm: None,
     };
-    let norm = |change: fn(&mut Arena<f32>)| {
+    let norm = |change: Change| {
         let mut arena = Arena { ..whole };
         change(&mut arena);
         let refused = on_gpu::gradient_norm(gpu.launcher(), arena.arenas, arena.squares);
         refused.unwrap_err().to_string()
     };
-    let update = |change: fn(&mut Arena<f32>)| {
+    let update = |change: Change| {
         let mut arena = Arena { ..whole };
         change(&mut arena);
         let Arena { arenas, squares, losses, halted, outcomes, .. } = arena;
@@ -323,8 +324,8 @@ fn cuda_refuses_wrong_lengths() {
             .unwrap_err()
             .to_string()
     };
-    let odd: fn(&mut Arena<f32>) = |arena| arena.arenas.parameters.len -= 1;
-    let of_arenas: [(&str, fn(&mut Arena<f32>)); 4] = [
+    let odd: Change = |arena| arena.arenas.parameters.len -= 1;
+    let of_arenas: [(&str, Change); 4] = [
         ("stored weights", |arena| arena.arenas.stored.len -= 4),
         ("gradient", |arena| arena.arenas.gradient.len -= 4),
         ("first moment", |arena| arena.arenas.first_moment.len -= 4),
@@ -343,7 +344,7 @@ fn cuda_refuses_wrong_lengths() {
     }
     assert!(norm(|arena| arena.squares.len -= 1).contains("gradient norm: squares: has"));
     for (buffer, change) in [
-        ("squares", (|arena| arena.squares.len -= 1) as fn(&mut Arena<f32>)),
+        ("squares", (|arena| arena.squares.len -= 1) as Change),
         ("losses", |arena| arena.losses.len -= 1),
         ("halted", |arena| arena.halted.len = 0),
         ("outcomes", |arena| arena.outcomes.len -= 1),
