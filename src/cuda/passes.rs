@@ -187,7 +187,7 @@ impl<S: Storage> Operations for Passes<'_, S> {
         });
     }
 
-    /// Leaves the weight's gradient to the last layer's [`Self::ffn_gradients`].
+    /// Leaves the gradient of the weight to `ffn_gradients` of the last layer.
     fn head_backward(
         &mut self,
         _: &Buffer,
