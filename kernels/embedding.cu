@@ -7,12 +7,14 @@
 // above D = 512); forward a block for every GROUPS rows, backward a block a slot that walks through its share of the
 // rows with its sums in registers.
 //
-// positions_backward assigns d_Pos[l] = sum over sequences of the token at l: a block for each position and 64
-// channels. scatter adds to dE[key] the sum of a segment's tokens: a block for 8 segments and 64 channels, a warp for
-// each of them, and the whole block, one after the other, for those with more than LONG tokens: MASK alone has a
-// fifth of all tokens. Both read each row once, 1 u a token, with 8 rows a group of lanes under way (256 a block, 32 KiB in bf16),
-// and add up what the groups found in order. Splitting long segments over blocks was considered: it wants scratch and
-// a second launch, to save what 20 reads in a row take.
+// tables: both tables' gradients from that of the sums, by blocks of two roles in one launch. The first scatter_blocks
+// add to dE[key] the sum of a segment's tokens: a block for 8 segments and 64 channels, a warp for each of them, and the
+// whole block, one after the other, for those with more than LONG tokens: MASK alone has a fifth of all tokens. The
+// others assign d_Pos[l] = sum over sequences of the token at l: a block for each position and 64 channels. Both roles
+// read each row once, 2 D elements a token in all (the second time from L2, where it fits), with 8 rows a group of lanes
+// under way (256 a block, 32 KiB in bf16), and add up what the groups found in order. D FLOPs a token and role.
+// Splitting long segments over blocks was considered: it wants scratch and a second launch, to save what 20 reads in a
+// row take. So was a launch for each role: it costs a launch, and both together are barely enough for a GPU.
 #include "common/tail.cuh"
 
 template <class S> struct EmbeddingForward {
@@ -50,23 +52,19 @@ template <class S> struct EmbeddingBackward {
     uint32_t width;
 };
 
-template <class S> struct PositionsBackward {
-    const uint32_t* sequences;
-    const uint32_t* cu_seqlens;  // [B + 1]
-    const S* d_sums;             // [T, D]
-    float* d_positions;          // [L, D]
-    uint32_t from_end;
-    uint32_t width;
-};
-
-template <class S> struct Scatter {
+template <class S> struct EmbeddingTables {
     const uint32_t* segments;
     const uint32_t* keys;     // [segments]
     const uint32_t* offsets;  // [segments + 1]
     const uint32_t* indices;  // [T]
-    const S* d_sums;          // [T, D]
-    float* d_items;           // [V + 2, D]
+    const uint32_t* sequences;
+    const uint32_t* cu_seqlens;  // [B + 1]
+    const S* d_sums;             // [T, D]
+    float* d_items;              // [V + 2, D]
+    float* d_positions;          // [L, D]
     uint32_t item_rows;
+    uint32_t scatter_blocks;
+    uint32_t from_end;
     uint32_t width;
 };
 
@@ -178,9 +176,9 @@ template <class Put> __device__ inline void add_groups(const Run& sum, GroupSums
     put(static_cast<int>(threadIdx.x), total);
 }
 
-template <class S> __device__ void positions_backward(const PositionsBackward<S>& args) {
-    STATIC_SHARED(GroupSums, shared);
-    const uint32_t position = blockIdx.x, sequences = *args.sequences;
+template <class S>
+__device__ inline void position_sum(const EmbeddingTables<S>& args, uint32_t position, GroupSums& shared) {
+    const uint32_t sequences = *args.sequences;
     const int width = args.width, first_channel = SUM_CHANNELS * blockIdx.y;
     const auto token_of = [&](uint32_t sequence) {
         const uint32_t begin = args.cu_seqlens[sequence], end = args.cu_seqlens[sequence + 1];
@@ -199,8 +197,7 @@ template <class S> __device__ void positions_backward(const PositionsBackward<S>
 constexpr int SCATTER_SEGMENTS = SUM_THREADS / WARP;
 constexpr uint32_t LONG = 64;
 
-template <class S> __device__ void scatter(const Scatter<S>& args) {
-    STATIC_SHARED(GroupSums, shared);
+template <class S> __device__ inline void scatter(const EmbeddingTables<S>& args, GroupSums& shared) {
     const uint32_t segments = *args.segments;
     const uint32_t blocks = (segments + SCATTER_SEGMENTS - 1) / SCATTER_SEGMENTS;
     if (blockIdx.x >= blocks) return;
@@ -234,6 +231,15 @@ template <class S> __device__ void scatter(const Scatter<S>& args) {
     store_run(row, sum);
 }
 
+// Segments first: the longest of them is what takes longest.
+template <class S> __device__ void embedding_tables(const EmbeddingTables<S>& args) {
+    STATIC_SHARED(GroupSums, shared);
+    if (blockIdx.x < args.scatter_blocks)
+        scatter(args, shared);
+    else
+        position_sum(args, blockIdx.x - args.scatter_blocks, shared);
+}
+
 KERNEL(embedding_forward_d64_f32, 256, 4, EmbeddingForward<float>, (embedding_forward<float, 64>))
 KERNEL(embedding_forward_d128_f32, 256, 4, EmbeddingForward<float>, (embedding_forward<float, 128>))
 KERNEL(embedding_forward_d256_f32, 256, 4, EmbeddingForward<float>, (embedding_forward<float, 256>))
@@ -256,7 +262,5 @@ KERNEL(embedding_backward_d256_bf16, 256, 2, EmbeddingBackward<bf16>, (embedding
 KERNEL(embedding_backward_d512_bf16, 256, 2, EmbeddingBackward<bf16>, (embedding_backward<bf16, 512>))
 KERNEL(embedding_backward_d1024_bf16, 128, 3, EmbeddingBackward<bf16>, (embedding_backward<bf16, 1024>))
 
-KERNEL(positions_backward_f32, 256, 2, PositionsBackward<float>, positions_backward<float>)
-KERNEL(positions_backward_bf16, 256, 2, PositionsBackward<bf16>, positions_backward<bf16>)
-KERNEL(embedding_scatter_f32, 256, 2, Scatter<float>, scatter<float>)
-KERNEL(embedding_scatter_bf16, 256, 2, Scatter<bf16>, scatter<bf16>)
+KERNEL(embedding_tables_f32, 256, 2, EmbeddingTables<float>, embedding_tables<float>)
+KERNEL(embedding_tables_bf16, 256, 2, EmbeddingTables<bf16>, embedding_tables<bf16>)

@@ -16,9 +16,9 @@
 // above D = 256 a grid of tiles (columns along x), and one block for 4 rows or a slot.
 // Bytes a row from memory: forward D in, 3 D out; backward 3 D in, 2 D out; above D = 256 another D each way.
 // FLOPs a row: 2 D^2 each way.
-// Shared memory at D = 256: forward 66 KiB (the product in float, over the stages of the copies), backward 67 (bf16)
-// or 99 KiB (float: all that a block may have on most GPUs), 2 blocks a multiprocessor by registers; at D = 128
-// 34 KiB, 4 blocks; at D = 64 18 KiB, 6 blocks. 128 rows a block would halve the traffic of W, but P is small: 64
+// Shared memory at D = 256: forward 66 KiB (the product in float, over the stages of the copies), 2 blocks a
+// multiprocessor, backward 67 (bf16), 2, or 98 KiB (float: nearly all that a block may have on most GPUs), 1; at
+// D = 128 34 KiB, 4 blocks; at D = 64 18 KiB, 6 blocks. 128 rows a block would halve the traffic of W, but P is small: 64
 // rows leave enough blocks to fill the multiprocessors.
 #include "common/activation.cuh"
 #include "common/gemm.cuh"
@@ -252,7 +252,7 @@ KERNEL(head_backward_d64_f32, 128, 4, HeadBackwardArguments, head_backward<D64<f
 KERNEL(head_backward_d64_bf16, 128, 4, HeadBackwardArguments, head_backward<D64<bf16>>)
 KERNEL(head_backward_d128_f32, 128, 3, HeadBackwardArguments, head_backward<D128<float>>)
 KERNEL(head_backward_d128_bf16, 128, 3, HeadBackwardArguments, head_backward<D128<bf16>>)
-KERNEL(head_backward_d256_f32, 128, 2, HeadBackwardArguments, head_backward<D256<float>>)
+KERNEL(head_backward_d256_f32, 128, 1, HeadBackwardArguments, head_backward<D256<float>>)
 KERNEL(head_backward_d256_bf16, 128, 2, HeadBackwardArguments, head_backward<D256<bf16>>)
 KERNEL(head_backward_map_f32, 128, 2, HeadBackwardArguments, head_backward_map<Tiles<float>>)
 KERNEL(head_backward_map_bf16, 128, 2, HeadBackwardArguments, head_backward_map<Tiles<bf16>>)

@@ -106,8 +106,8 @@ template <class Sweep> __device__ void rank(const Rank<typename Sweep::S>& args)
     for (int s = 0; s < Sweep::ROW_SLOTS; ++s) atomicAdd(&own.count[Sweep::row(s)], count[s]);
     __syncthreads();
     const uint32_t row = first + threadIdx.x;
-    // Nobody adds to the rank of a row that has none.
-    if (threadIdx.x < Sweep::TILE && row < rows && args.ranks[row] != UNRANKED)
+    // Nobody adds to the rank of a row that has none. Other blocks add meanwhile, so the look is atomic as well.
+    if (threadIdx.x < Sweep::TILE && row < rows && atomicAdd(&args.ranks[row], 0u) != UNRANKED)
         atomicAdd(&args.ranks[row], own.count[threadIdx.x]);
 }
 

@@ -5,6 +5,7 @@ mod baseline; // popularity and Markov against their definition
 mod batch; // windows, masks, packing, segments, prefetch
 mod bench; // b4r-bench: tiny measurements, their reports
 mod bench_runs; // b4r-bench runs: table, chart, JSON, CSV
+mod check; // all kernels against the references, in a table: first contact with a GPU
 mod cli; // the programs as a user runs them: flags, bad input, exit codes, kill and resume
 mod config; // YAML, flags, suggestions
 mod data; // acquiring, parsing, filtering, splitting

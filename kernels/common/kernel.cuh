@@ -15,8 +15,8 @@
 #include <cuda_bf16.h>
 
 // An entry point: its name (never a PTX opcode), threads a block, the least number of blocks that registers and
-// shared memory must leave room for on a multiprocessor, its one argument (a struct that src/cuda mirrors) and
-// the function that does the work.
+// shared memory must leave room for on a multiprocessor (shared memory where there are 164 KiB, an A100's, or more),
+// its one argument (a struct that src/cuda mirrors) and the function that does the work.
 #define KERNEL(name, threads, blocks, Arguments, function)                          \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(Arguments args) { \
         function(args);                                                             \

@@ -100,10 +100,11 @@ struct Dense {
     items: usize,
     max_len: usize,
     sequences: usize,
+    tied: bool,
 }
 
 /// Models of common benchmarks, from small and narrow to a million items.
-const DENSE: [Dense; 4] = [
+const DENSE: [Dense; 5] = [
     Dense {
         name: "ML-1M",
         hidden_size: 64,
@@ -113,6 +114,7 @@ const DENSE: [Dense; 4] = [
         items: 3418,
         max_len: 200,
         sequences: 256,
+        tied: true,
     },
     Dense {
         name: "ML-20M",
@@ -123,6 +125,7 @@ const DENSE: [Dense; 4] = [
         items: 26_746,
         max_len: 200,
         sequences: 256,
+        tied: true,
     },
     Dense {
         name: "ML-25M",
@@ -133,6 +136,19 @@ const DENSE: [Dense; 4] = [
         items: 59_047,
         max_len: 512,
         sequences: 128,
+        tied: true,
+    },
+    // Small batches with tables of their own for input and output.
+    Dense {
+        name: "ML-25M-120",
+        hidden_size: 128,
+        n_heads: 4,
+        n_layers: 6,
+        inner_size: 2048,
+        items: 59_047,
+        max_len: 120,
+        sequences: 32,
+        tied: false,
     },
     Dense {
         name: "V-1M",
@@ -143,6 +159,7 @@ const DENSE: [Dense; 4] = [
         items: 1_000_000,
         max_len: 100,
         sequences: 1024,
+        tied: true,
     },
 ];
 
@@ -155,6 +172,7 @@ impl Dense {
             n_layers: self.n_layers,
             inner_size: self.inner_size,
             max_len: self.max_len,
+            tied: self.tied,
             ..ModelConfig::default()
         };
         let tokens = (self.sequences * self.max_len) as f64;
@@ -239,12 +257,10 @@ pub fn step(shape: &Shape) -> Vec<Work> {
     ledger.add("head_forward", 2.0 * p * d * d, 4.0 * p * d + d * d, FULL * p, 0.0);
     item_softmax(&mut ledger, shape);
     ledger.add("head_backward", 2.0 * p * d * d, 5.0 * p * d + d * d, FULL * p, 0.0);
-    ledger.add("linear_gradients", 2.0 * p * d * d, 2.0 * p * d, FULL * d * d, 0.0);
     for layer in (0..shape.layers).rev() {
         backward_layer(&mut ledger, shape, layer + 1 == shape.layers);
     }
     ledger.add("embedding_backward", 0.0, 3.0 * t * d, FULL * t, 0.0);
-    ledger.add("embedding_positions_backward", 0.0, t * d, 0.0, 0.0);
     let table = (v + 2.0) * d;
     ledger.add(
         "item_softmax_table",
@@ -253,7 +269,7 @@ pub fn step(shape: &Shape) -> Vec<Work> {
         FULL * (table + v),
         p * v,
     );
-    ledger.add("embedding_scatter", 0.0, t * d, 8.0 * t, 0.0);
+    ledger.add("embedding_tables", 0.0, 2.0 * t * d, 8.0 * t, 0.0);
     ledger.add("gradient_norm", 0.0, 0.0, FULL * parameters, 0.0);
     // Reads gradient, weight and both moments; writes weight, moments and the copy that products read.
     ledger.add("adamw_update", 0.0, parameters, 7.0 * FULL * parameters, 0.0);
@@ -301,6 +317,8 @@ fn item_softmax(ledger: &mut Ledger, shape: &Shape) {
 fn backward_layer(ledger: &mut Ledger, shape: &Shape, last: bool) {
     let Shape { tokens: t, width: d, inner: f, heads, .. } = *shape;
     let (q, pairs) = queries(shape, last);
+    // The head's map shares the last layer's launch.
+    let head_rows = if last { shape.rows } else { 0.0 };
     ledger.add(
         "ffn_backward",
         4.0 * q * d * f,
@@ -310,9 +328,9 @@ fn backward_layer(ledger: &mut Ledger, shape: &Shape, last: bool) {
     );
     ledger.add(
         "linear_gradients",
-        4.0 * q * d * f,
-        2.0 * q * d + 2.0 * q * f,
-        2.0 * FULL * d * f,
+        4.0 * q * d * f + 2.0 * head_rows * d * d,
+        2.0 * q * d + 2.0 * q * f + 2.0 * head_rows * d,
+        2.0 * FULL * d * f + if last { FULL * d * d } else { 0.0 },
         q * f,
     );
     ledger.add("projection_backward", 2.0 * q * d * d, 5.0 * q * d + d * d, FULL * q, 0.0);

@@ -196,8 +196,9 @@ impl BatchSlot {
     /// Writes a batch into pinned memory. The sizes of `step` are filled in.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] when the batch is larger than the slot.
+    /// [`crate::Error::Device`] when the batch is larger than the slot, or its lists contradict one another.
     pub fn fill(&mut self, batch: &Batch, step: StepBlock) -> Result<()> {
+        check_lists(batch)?;
         let needed = Capacity::of(batch);
         if !self.capacity.holds(&needed) {
             let problem = format!("{needed:?} do not fit {:?}", self.capacity);
@@ -294,4 +295,33 @@ impl BatchSlot {
             indices: self.block.part(places[2], most),
         }
     }
+}
+
+/// Kernels read where these lists point to.
+fn check_lists(batch: &Batch) -> Result<()> {
+    let (tokens, rows) = (batch.token_count(), batch.row_count());
+    let bounds = |list: &[u32], end: usize| {
+        list.first() == Some(&0) && list.is_sorted() && list.last() == Some(&(end as u32))
+    };
+    let within = |list: &[u32]| list.iter().all(|&token| (token as usize) < tokens);
+    let segments = &batch.token_segments;
+    let ends = bounds(&segments.offsets, segments.indices.len());
+    let whole = ends && segments.offsets.len() == segments.keys.len() + 1;
+    let problem = [
+        ("positions", batch.positions.len() == tokens),
+        ("cu_seqlens", bounds(&batch.cu_seqlens, tokens)),
+        ("cu_rows", bounds(&batch.cu_rows, rows)),
+        ("cu_rows", batch.cu_rows.len() == batch.cu_seqlens.len()),
+        ("rows", within(&batch.rows)),
+        ("targets", batch.targets.len() <= rows),
+        ("token_segments", whole || segments.keys.is_empty()),
+        ("token_segments", segments.indices.len() <= tokens && within(&segments.indices)),
+    ]
+    .into_iter()
+    .find(|(_, holds)| !holds);
+    problem.map_or(Ok(()), |(list, _)| {
+        let sizes =
+            format!("{tokens} tokens, {} sequences and {rows} rows", batch.sequence_count());
+        Err(failed("put the batch onto the GPU", format!("its {list} do not fit {sizes}")))
+    })
 }

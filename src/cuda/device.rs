@@ -13,9 +13,6 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
-/// Shared memory that every launch may use without asking first, in bytes.
-const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
-
 /// A failure that is not about memory.
 pub(super) fn failed(action: impl Into<String>, problem: impl Into<String>) -> Error {
     Error::Device { action: action.into(), problem: problem.into() }
@@ -70,7 +67,8 @@ pub struct Device {
     stream: Arc<CudaStream>,
     /// One for each of [`MODULES`].
     modules: Vec<LoadedModule>,
-    functions: RefCell<HashMap<String, sys::CUfunction>>,
+    /// Those launched so far, with the bytes of dynamic shared memory that each may have.
+    functions: RefCell<HashMap<String, (sys::CUfunction, u32)>>,
     /// Launches with the events around them, while somebody wants their times.
     timeline: RefCell<Option<Vec<(String, CudaEvent, CudaEvent)>>>,
     name: String,
@@ -281,8 +279,10 @@ impl Device {
             );
             return Err(failed(format!("launch {kernel}"), problem));
         }
-        if let Some(function) = self.functions.borrow().get(kernel) {
-            return Ok(*function);
+        if let Some(&(function, allowed)) = self.functions.borrow().get(kernel)
+            && shared <= allowed
+        {
+            return Ok(function);
         }
         let module = MODULES
             .iter()
@@ -293,25 +293,20 @@ impl Device {
         // SAFETY: the module is loaded as long as this device lives.
         let function = unsafe { result::module::get_function(self.modules[module].0, name) }
             .map_err(|error| failed(format!("find {kernel}"), error.to_string()))?;
-        self.allow_shared(function)
+        allow_shared(function, shared)
             .map_err(|error| failed(format!("prepare {kernel}"), error.to_string()))?;
-        self.functions.borrow_mut().insert(kernel.to_string(), function);
+        self.functions.borrow_mut().insert(kernel.to_string(), (function, shared));
         Ok(function)
     }
+}
 
-    /// Lets a kernel have all shared memory that its own variables leave.
-    fn allow_shared(&self, function: sys::CUfunction) -> std::result::Result<(), DriverError> {
-        use sys::CUfunction_attribute_enum as Attribute;
-        if self.shared_limit <= SHARED_WITHOUT_ASKING {
-            return Ok(());
-        }
-        // SAFETY: a function of a module that is loaded.
-        unsafe {
-            let fixed = Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
-            let fixed = result::function::get_function_attribute(function, fixed)?;
-            let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let left = self.shared_limit as i32 - fixed;
-            result::function::set_function_attribute(function, most, left)
-        }
+/// Lets launches of a kernel have this much dynamic shared memory, which without asking is 48 KiB with its own
+/// variables.
+fn allow_shared(function: sys::CUfunction, shared: u32) -> std::result::Result<(), DriverError> {
+    if shared == 0 {
+        return Ok(());
     }
+    let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    // SAFETY: a function of a module that is loaded.
+    unsafe { result::function::set_function_attribute(function, most, shared as i32) }
 }

@@ -127,37 +127,6 @@ pub fn backward<S: Storage>(
     unsafe { launcher.device.launch(&class.kernel::<S>("backward"), grid, &arguments) }
 }
 
-/// Assigns the position table's gradient `[L, D]`: the sum over sequences, in order, of the token that stands
-/// at each position.
-///
-/// # Errors
-/// As [`forward`].
-pub fn positions_backward<S: Storage>(
-    launcher: Launcher<'_>,
-    sequences: Count,
-    cu_seqlens: Slice<u32>,
-    positions: Positions,
-    width: usize,
-    d_sums: Slice<S>,
-    d_positions: Slice<f32>,
-) -> Result<()> {
-    const NAME: &str = "positions backward";
-    check_width(NAME, width)?;
-    check(NAME, "cu_seqlens", cu_seqlens, sequences.most + 1)?;
-    let rows = table_rows("gradient of positions", d_positions, width)?;
-    let arguments = PositionsArguments {
-        sequences: launcher.size(sequences.size),
-        cu_seqlens: cu_seqlens.address,
-        d_sums: d_sums.address,
-        d_positions: d_positions.address,
-        from_end: u32::from(positions == Positions::FromEnd),
-        width: width as u32,
-    };
-    let kernel = format!("positions_backward_{}", S::NAME);
-    // SAFETY: `cu_seqlens` has an entry for every sequence, and their tokens lie within `d_sums`.
-    unsafe { launcher.device.launch(&kernel, sum_grid(rows as usize, width), &arguments) }
-}
-
 /// Indices sorted by key, as [`crate::batch::Segments`] has them.
 #[derive(Clone, Copy)]
 pub struct Segments {
@@ -171,37 +140,62 @@ pub struct Segments {
     pub indices: Slice<u32>,
 }
 
-/// Adds to each row of d_items `[V + 2, D]` that a segment names the sum of its tokens' d_sums, in order.
+/// Which token stands at a position of a sequence.
+#[derive(Clone, Copy)]
+pub struct Places {
+    /// `B`
+    pub sequences: Count,
+    /// `[B + 1]` where each sequence begins.
+    pub cu_seqlens: Slice<u32>,
+    /// Where positions are counted from.
+    pub positions: Positions,
+}
+
+/// From d_sums, of the sums of both tables' rows, to both tables, in one launch. Adds to each row of d_items
+/// `[V + 2, D]` that a segment names the sum of its tokens' d_sums, in order; assigns d_positions `[L, D]`, for
+/// each position the sum over sequences, in order.
 ///
 /// # Errors
 /// As [`forward`].
-pub fn scatter<S: Storage>(
+pub fn tables_backward<S: Storage>(
     launcher: Launcher<'_>,
-    segments: Segments,
     width: usize,
+    segments: Segments,
+    places: Places,
     d_sums: Slice<S>,
     d_items: Slice<f32>,
+    d_positions: Slice<f32>,
 ) -> Result<()> {
-    const NAME: &str = "scatter";
+    const NAME: &str = "embedding tables";
     check_width(NAME, width)?;
     check(NAME, "keys", segments.keys, segments.count.most)?;
     check(NAME, "offsets", segments.offsets, segments.count.most + 1)?;
+    check(NAME, "cu_seqlens", places.cu_seqlens, places.sequences.most + 1)?;
     check(NAME, "gradient of sums", d_sums, segments.indices.len * width)?;
-    let arguments = ScatterArguments {
+    let scatter_blocks = segments.count.most.div_ceil(SCATTER_SEGMENTS) as u32;
+    let position_rows = table_rows("gradient of positions", d_positions, width)?;
+    let arguments = TablesArguments {
         segments: launcher.size(segments.count.size),
         keys: segments.keys.address,
         offsets: segments.offsets.address,
         indices: segments.indices.address,
+        sequences: launcher.size(places.sequences.size),
+        cu_seqlens: places.cu_seqlens.address,
         d_sums: d_sums.address,
         d_items: d_items.address,
+        d_positions: d_positions.address,
         item_rows: table_rows("gradient of items", d_items, width)?,
+        scatter_blocks,
+        from_end: u32::from(places.positions == Positions::FromEnd),
         width: width as u32,
     };
-    let blocks = segments.count.most.div_ceil(SCATTER_SEGMENTS);
-    let kernel = format!("embedding_scatter_{}", S::NAME);
-    // SAFETY: there is a key for every segment and a row of `d_sums` for every index; keys beyond the table
-    // are left out.
-    unsafe { launcher.device.launch(&kernel, sum_grid(blocks, width), &arguments) }
+    let channels = width.div_ceil(SUM_CHANNELS) as u32;
+    let blocks = [scatter_blocks + position_rows, channels, 1];
+    let grid = Grid { blocks, threads: SUM_THREADS, shared: 0 };
+    let kernel = format!("embedding_tables_{}", S::NAME);
+    // SAFETY: there is a key for every segment, an entry of `cu_seqlens` for every sequence, and a row of `d_sums` for
+    // every index and token; keys beyond the table are left out.
+    unsafe { launcher.device.launch(&kernel, grid, &arguments) }
 }
 
 /// Mirrors `EmbeddingForward` of kernels/embedding.cu.
@@ -245,29 +239,22 @@ struct BackwardArguments {
     width: u32,
 }
 
-/// Mirrors `PositionsBackward` of kernels/embedding.cu.
+/// Mirrors `EmbeddingTables` of kernels/embedding.cu.
 #[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
-struct PositionsArguments {
-    sequences: u64,
-    cu_seqlens: u64,
-    d_sums: u64,
-    d_positions: u64,
-    from_end: u32,
-    width: u32,
-}
-
-/// Mirrors `Scatter` of kernels/embedding.cu.
-#[derive(Clone, Copy, NoUninit)]
-#[repr(C)]
-struct ScatterArguments {
+struct TablesArguments {
     segments: u64,
     keys: u64,
     offsets: u64,
     indices: u64,
+    sequences: u64,
+    cu_seqlens: u64,
     d_sums: u64,
     d_items: u64,
+    d_positions: u64,
     item_rows: u32,
+    scatter_blocks: u32,
+    from_end: u32,
     width: u32,
 }
 
@@ -304,10 +291,4 @@ fn table_rows<T>(table: &str, slice: Slice<T>, width: usize) -> Result<u32> {
             format!("has {} elements, which are no rows of {width}", slice.len),
         )),
     }
-}
-
-/// `blocks` blocks for every [`SUM_CHANNELS`] channels.
-fn sum_grid(blocks: usize, width: usize) -> Grid {
-    let blocks = [blocks as u32, width.div_ceil(SUM_CHANNELS) as u32, 1];
-    Grid { blocks, threads: SUM_THREADS, shared: 0 }
 }

@@ -4,12 +4,11 @@
 mod pieces;
 
 use super::batch::{BatchSlot, Capacity};
-use super::linear::Gradient;
-use super::memory::{Slice, Storage};
+use super::memory::Storage;
 use super::operands::{Launcher, Rows};
 use super::weights::Weights;
 use super::workspace::{Buffer, Scratch};
-use super::{attention, embedding, ffn, head, layernorm, linear, projection, qkv};
+use super::{attention, embedding, ffn, head, layernorm, projection, qkv};
 use crate::config::ModelConfig;
 use crate::cpu::dropout;
 use crate::model::activations::{
@@ -188,39 +187,28 @@ impl<S: Storage> Operations for Passes<'_, S> {
         });
     }
 
+    /// Leaves the gradient of the weight to `ffn_gradients` of the last layer.
     fn head_backward(
         &mut self,
-        input: &Buffer,
+        _: &Buffer,
         kept: &HeadActivations<Buffer>,
         gradients: &mut ActivationGradients<Buffer>,
     ) {
         self.run(|my| {
-            let (rows, d) = (my.capacity.row_count(), my.width());
-            let (input, d_hidden) = (my.wide(*input, rows), my.wide(my.scratch.head, rows));
+            let rows = my.capacity.row_count();
             head::backward(
                 my.launcher,
                 rows,
-                d,
+                my.width(),
                 my.weights.linear(&my.table.head),
                 my.norm(&my.table.head_norm),
                 my.wide(kept.hidden, rows),
                 my.saved(&kept.norm, rows),
                 my.wide(gradients.head, rows),
                 my.weights.norm_partials(&my.table.head_norm),
-                d_hidden,
+                my.wide(my.scratch.head, rows),
                 my.wide(gradients.output, rows),
-            )?;
-            let map = Gradient {
-                rows,
-                outputs: d,
-                inputs: d,
-                upstream: d_hidden,
-                input,
-                tokens: Slice::default(),
-                activation: None,
-                partials: my.weights.linear_partials(&my.table.head),
-            };
-            linear::gradients(my.launcher, &[map])
+            )
         });
     }
 
@@ -354,6 +342,7 @@ impl<S: Storage> Operations for Passes<'_, S> {
         });
     }
 
+    /// Leaves the tables to [`embedding::tables_backward`], which comes after the output table's gradient.
     fn embedding_backward(
         &mut self,
         kept: &EmbeddingActivations<Buffer>,
@@ -361,7 +350,6 @@ impl<S: Storage> Operations for Passes<'_, S> {
     ) {
         self.run(|my| {
             let (tokens, norm) = (my.tokens(), &my.table.embedding_norm);
-            let d_sums = my.wide(gradients.output, tokens);
             embedding::backward(
                 my.launcher,
                 tokens,
@@ -369,17 +357,8 @@ impl<S: Storage> Operations for Passes<'_, S> {
                 my.norm(norm),
                 my.hidden_dropout(dropout::EMBEDDING_SITE),
                 my.saved(&kept.norm, tokens),
-                d_sums,
+                my.wide(gradients.output, tokens),
                 my.weights.norm_partials(norm),
-            )?;
-            embedding::positions_backward(
-                my.launcher,
-                my.capacity.sequence_count(),
-                my.batch.cu_seqlens(),
-                my.model.positions,
-                my.width(),
-                d_sums,
-                my.weights.gradient(&my.table.position_embedding),
             )
         });
     }

@@ -12,7 +12,8 @@ use b4r::model::params::ParameterTable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-mod cuda; // the same of the CUDA engine, and what it must have in common with the CPU's
+pub mod cuda; // the same of the CUDA engine, and what it must have in common with the CPU's
+pub mod every_kernel; // small steps that launch each of them, for sanitizers
 
 #[derive(Deserialize)]
 struct Model {

@@ -77,8 +77,6 @@ pub const MEANT: &[Meant] = &[
     row("top_k_*", &[]),
     // These wait for memory.
     row("embedding_*", &[LOAD, STORE]),
-    // Its sums are one number a channel.
-    row("positions_backward_*", &[LOAD]),
     row("layernorm_*", &[LOAD, STORE]),
     row("head_*_rows_*", &[LOAD, STORE]),
     row("item_softmax_rows_combine_*", &[LOAD, STORE]),

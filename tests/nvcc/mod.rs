@@ -7,9 +7,14 @@ mod dump; // reading fatbins
 mod manifest; // what is embedded beside the machine code
 mod meant; // which kernels must have which instructions
 
+use crate::model::every_kernel;
+use crate::util::cuda::real_driver;
 use b4r::cuda::kernels::{ARCHITECTURES, MODULES};
 use dump::{Entry, Function, entries, functions};
+use half::bf16;
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::OnceLock;
 
 /// Of a multiprocessor of any architecture: 32-bit registers, and the unit in which a thread gets them.
 const REGISTERS: u32 = 65_536;
@@ -70,8 +75,58 @@ fn nothing_spills_or_lives_in_local_memory() {
     none(&complaints, "local memory is global memory");
 }
 
+/// Bytes of shared memory of each block that the driver keeps for itself. From sm_90 on they are counted among the
+/// kernel's own.
+fn reserved(architecture: u32) -> u32 {
+    if architecture < 90 { 1 << 10 } else { 0 }
+}
+
+/// Most bytes of dynamic shared memory that a launch of each kernel asks for: what the launch code asked the
+/// software GPU for. `None`, with a line that says so, where a real GPU is in its place.
+fn dynamic_shared() -> Option<&'static BTreeMap<String, u64>> {
+    static DYNAMIC: OnceLock<BTreeMap<String, u64>> = OnceLock::new();
+    if real_driver() {
+        println!("skipped: only the software GPU tells what launches ask for");
+        return None;
+    }
+    Some(DYNAMIC.get_or_init(|| {
+        softgpu::load();
+        softgpu::reset_launches();
+        every_kernel::run_all::<f32>(1e-4);
+        every_kernel::run_all::<bf16>(2e-2);
+        softgpu::dynamic_shared()
+    }))
+}
+
+/// The blocks that a kernel states leave each of them shared memory for what its launch asks for and for its own
+/// variables. Where a multiprocessor has 100 KiB for all blocks there may be fewer, but one has to fit.
+#[test]
+fn the_shared_memory_of_launches_leaves_room_for_the_blocks_a_kernel_states() {
+    let (Some(functions), Some(entries)) = (functions(), entries()) else { return };
+    let Some(dynamic) = dynamic_shared() else { return };
+    let mut complaints = Vec::new();
+    for function in functions {
+        let entry = entries.iter().find(|entry| entry.kernel == function.kernel);
+        let (Some(entry), Some(&asked)) = (entry, dynamic.get(&function.kernel)) else {
+            complaints.push(format!("{}: nobody launched it", at(function)));
+            continue;
+        };
+        let (_, most) = multiprocessor(function.architecture);
+        let blocks = if most == 100 << 10 { 1 } else { entry.blocks };
+        let block = reserved(function.architecture) + function.shared + asked as u32;
+        if blocks * block > most {
+            complaints.push(format!(
+                "{}: {blocks} blocks of {asked} bytes of dynamic and {} of static shared memory, of {most}",
+                at(function),
+                function.shared
+            ));
+        }
+    }
+    none(&complaints, "a multiprocessor holds fewer blocks than KERNEL says");
+}
+
 /// A kernel states its threads and how many of its blocks a multiprocessor is to hold; registers, threads and
-/// static shared memory must leave room for them. Dynamic shared memory is the launch's to keep within.
+/// static shared memory must leave room for them.
 #[test]
 fn the_blocks_that_a_kernel_states_fit_a_multiprocessor() {
     let (Some(functions), Some(entries)) = (functions(), entries()) else { return };

@@ -215,13 +215,13 @@ fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
 }
 
 #[test]
-fn cuda_f32_agrees_with_pytorch() {
+pub fn cuda_f32_agrees_with_pytorch() {
     hold("adamw", "cuda f32", cuda::<f32>);
 }
 
 /// Weights, gradients and moments are in full precision whatever the storage.
 #[test]
-fn cuda_bf16_agrees_with_pytorch() {
+pub fn cuda_bf16_agrees_with_pytorch() {
     hold("adamw", "cuda bf16", cuda::<bf16>);
 }
 
@@ -290,5 +290,66 @@ fn cuda_stops_at_what_is_not_finite() {
         assert_eq!((outcome.skipped, outcome.loss), (1, 2.5), "the flag stays");
         assert_eq!(gpu.read(arena.halted), [1]);
         assert!(state() == before, "weights or moments changed");
+    }
+}
+
+/// Every buffer of the wrong length is named, with both lengths, before anything is launched.
+#[test]
+fn cuda_refuses_wrong_lengths() {
+    type Change = fn(&mut Arena<f32>);
+    let case = &cases::<Parameters>("adamw")[0];
+    let gpu = Gpu::new(StepBlock::default());
+    let whole = Arena::<f32>::new(&gpu, case);
+    let len = whole.arenas.parameters.len;
+    let constants = on_gpu::AdamW {
+        betas: (0.9, 0.999),
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        coupled: false,
+        clip_norm: None,
+    };
+    let norm = |change: Change| {
+        let mut arena = Arena { ..whole };
+        change(&mut arena);
+        let refused = on_gpu::gradient_norm(gpu.launcher(), arena.arenas, arena.squares);
+        refused.unwrap_err().to_string()
+    };
+    let update = |change: Change| {
+        let mut arena = Arena { ..whole };
+        change(&mut arena);
+        let Arena { arenas, squares, losses, halted, outcomes, .. } = arena;
+        let rows = count(Size::Rows, ROWS[1]);
+        let launcher = gpu.launcher();
+        on_gpu::update(launcher, constants, arenas, squares, rows, losses, halted, outcomes)
+            .unwrap_err()
+            .to_string()
+    };
+    let odd: Change = |arena| arena.arenas.parameters.len -= 1;
+    let of_arenas: [(&str, Change); 4] = [
+        ("stored weights", |arena| arena.arenas.stored.len -= 4),
+        ("gradient", |arena| arena.arenas.gradient.len -= 4),
+        ("first moment", |arena| arena.arenas.first_moment.len -= 4),
+        ("second moment", |arena| arena.arenas.second_moment.len -= 4),
+    ];
+    for (buffer, change) in of_arenas {
+        let lengths = format!("{buffer}: has {} elements where {len} belong", len - 4);
+        for (operation, error) in [("gradient norm", norm(change)), ("adamw", update(change))] {
+            assert!(error.contains(&format!("{operation}: {lengths}")), "{error}");
+        }
+    }
+    for (operation, error) in [("gradient norm", norm(odd)), ("adamw", update(odd))] {
+        let expected =
+            format!("{operation}: arena: has {} elements, which is no multiple", len - 1);
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert!(norm(|arena| arena.squares.len -= 1).contains("gradient norm: squares: has"));
+    for (buffer, change) in [
+        ("squares", (|arena| arena.squares.len -= 1) as Change),
+        ("losses", |arena| arena.losses.len -= 1),
+        ("halted", |arena| arena.halted.len = 0),
+        ("outcomes", |arena| arena.outcomes.len -= 1),
+    ] {
+        let error = update(change);
+        assert!(error.contains(&format!("adamw: {buffer}: has")), "{error}");
     }
 }

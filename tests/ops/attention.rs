@@ -214,12 +214,12 @@ fn taken(case: &Case<Parameters>) -> bool {
 }
 
 #[test]
-fn cuda_f32_agrees_with_pytorch() {
+pub fn cuda_f32_agrees_with_pytorch() {
     hold_taken("attention", "cuda f32", |case| taken(case).then(|| cuda::<f32>(case)));
 }
 
 #[test]
-fn cuda_bf16_agrees_with_pytorch() {
+pub fn cuda_bf16_agrees_with_pytorch() {
     hold_bf16("attention", "cuda bf16", |case| taken(case).then(|| cuda::<bf16>(case)));
 }
 

@@ -134,11 +134,10 @@ fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
     let order = if case.name == "from_end" { Positions::FromEnd } else { Positions::Absolute };
     let d_positions = gpu.buffer(case.zeros("positions").len());
     let cu_seqlens = spacious_list(&cu_seqlens);
-    on_gpu::positions_backward(launcher, sequences, cu_seqlens, order, d, gradient, d_positions)
-        .unwrap();
+    let places = on_gpu::Places { sequences, cu_seqlens, positions: order };
     let d_items = gpu.copy(&case.zeros("items"));
     let groups = segments_on(&gpu, &groups, Size::TokenSegments);
-    on_gpu::scatter(launcher, groups, d, gradient, d_items).unwrap();
+    on_gpu::tables_backward(launcher, d, groups, places, gradient, d_items, d_positions).unwrap();
     used(&gpu, gradient, rows * d);
     Results::default()
         .out("y", used(&gpu, output, rows * d))
@@ -149,12 +148,12 @@ fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
 }
 
 #[test]
-fn cuda_f32_agrees_with_pytorch() {
+pub fn cuda_f32_agrees_with_pytorch() {
     hold("embedding", "cuda f32", cuda::<f32>);
 }
 
 #[test]
-fn cuda_bf16_agrees_with_pytorch() {
+pub fn cuda_bf16_agrees_with_pytorch() {
     hold_bf16("embedding", "cuda bf16", |case| Some(cuda::<bf16>(case)));
 }
 
@@ -175,9 +174,21 @@ fn cuda_scatter_takes_segments_of_any_length() {
     let d_items = gpu.copy(&before);
     let d_sums = spacious::<f32>(&gpu, &sums, d);
     let groups = segments_on(&gpu, &groups, Size::TokenSegments);
-    on_gpu::scatter(gpu.launcher(), groups, d, d_sums, d_items).unwrap();
+    let d_positions = gpu.copy(&vec![1.0; 3 * d]);
+    let places = no_sequences(&gpu);
+    on_gpu::tables_backward(gpu.launcher(), d, groups, places, d_sums, d_items, d_positions)
+        .unwrap();
     for (got, expected) in gpu.read(d_items).iter().zip(&expected) {
         assert!((got - expected).abs() <= 1e-4, "{got} instead of {expected}");
+    }
+    assert!(gpu.read(d_positions).iter().all(|&x| x == 0.0), "positions that no token stands at");
+}
+
+fn no_sequences(gpu: &Gpu) -> on_gpu::Places {
+    on_gpu::Places {
+        sequences: count(Size::Sequences, 1),
+        cu_seqlens: gpu.copy(&[0u32, 0]),
+        positions: Positions::Absolute,
     }
 }
 
@@ -185,11 +196,15 @@ fn cuda_scatter_takes_segments_of_any_length() {
 fn cuda_refuses_widths_and_lengths() {
     let gpu = Gpu::new(StepBlock::default());
     let positions = |width: usize, len: usize| {
-        let (sums, gradient) = (gpu.buffer::<f32>(4 * width), gpu.buffer(len));
-        let sequences = count(Size::Sequences, 1);
-        let cu = gpu.copy(&[0u32, 0]);
-        let order = Positions::Absolute;
-        on_gpu::positions_backward(gpu.launcher(), sequences, cu, order, width, sums, gradient)
+        let (sums, items) = (gpu.buffer::<f32>(4 * width), gpu.buffer(2 * width));
+        let groups = on_gpu::Segments {
+            count: count(Size::TokenSegments, 1),
+            keys: gpu.copy(&[1]),
+            offsets: gpu.copy(&[0, 4]),
+            indices: gpu.copy(&[0, 1, 2, 3]),
+        };
+        let (places, gradient) = (no_sequences(&gpu), gpu.buffer(len));
+        on_gpu::tables_backward(gpu.launcher(), width, groups, places, sums, items, gradient)
     };
     positions(16, 32).unwrap();
     for (width, len, named) in

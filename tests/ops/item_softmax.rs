@@ -165,11 +165,11 @@ fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
 }
 
 #[test]
-fn cuda_f32_agrees_with_pytorch() {
+pub fn cuda_f32_agrees_with_pytorch() {
     hold("item_softmax", "cuda f32", cuda::<f32>);
 }
 
 #[test]
-fn cuda_bf16_agrees_with_pytorch() {
+pub fn cuda_bf16_agrees_with_pytorch() {
     hold_bf16("item_softmax", "cuda bf16", |case| Some(cuda::<bf16>(case)));
 }

@@ -1,20 +1,20 @@
 //! Each operation by itself against PyTorch in float64. A file here has the name of the operation's files
 //! in the engines; in each, one function an engine says how the operation is called.
 
-mod adamw;
-mod attention;
+pub mod adamw;
+pub mod attention;
 mod dropout;
-mod embedding;
-mod ffn;
-mod head;
-mod item_softmax;
-mod layernorm;
-mod linear;
+pub mod embedding;
+pub mod ffn;
+pub mod head;
+pub mod item_softmax;
+pub mod layernorm;
+pub mod linear;
 mod math;
-mod projection;
-mod qkv;
-mod rank;
-mod top_k;
+pub mod projection;
+pub mod qkv;
+pub mod rank;
+pub mod top_k;
 
 use crate::util::fixture::{Case, Dropout, Results};
 use b4r::cpu::dropout::{AttentionDropout, HiddenDropout, Rate};

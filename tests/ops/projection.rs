@@ -154,12 +154,12 @@ fn cuda<S: Storage>(case: &Case<Parameters>) -> Option<Results> {
 }
 
 #[test]
-fn cuda_f32_agrees_with_pytorch() {
+pub fn cuda_f32_agrees_with_pytorch() {
     hold_taken("projection", "cuda f32", cuda::<f32>);
 }
 
 #[test]
-fn cuda_bf16_agrees_with_pytorch() {
+pub fn cuda_bf16_agrees_with_pytorch() {
     hold_bf16("projection", "cuda bf16", cuda::<bf16>);
 }
 

@@ -134,17 +134,17 @@ fn cuda_agrees_with_cpu<S: Storage>() {
 }
 
 #[test]
-fn cuda_f32_agrees_with_cpu() {
+pub fn cuda_f32_agrees_with_cpu() {
     cuda_agrees_with_cpu::<f32>();
 }
 
 #[test]
-fn cuda_bf16_agrees_with_cpu() {
+pub fn cuda_bf16_agrees_with_cpu() {
     cuda_agrees_with_cpu::<bf16>();
 }
 
 #[test]
-fn cuda_f32_ranks_agree_with_pytorch() {
+pub fn cuda_f32_ranks_agree_with_pytorch() {
     for case in cases::<Parameters>("rank") {
         let mut rest = case.integers("seen");
         let lists = case.integers("seen_counts").iter().map(|&count| {

@@ -144,12 +144,12 @@ fn cuda_agrees_with_a_plain_sort<S: Storage>() {
 }
 
 #[test]
-fn cuda_f32_agrees_with_a_plain_sort() {
+pub fn cuda_f32_agrees_with_a_plain_sort() {
     cuda_agrees_with_a_plain_sort::<f32>();
 }
 
 #[test]
-fn cuda_bf16_agrees_with_a_plain_sort() {
+pub fn cuda_bf16_agrees_with_a_plain_sort() {
     cuda_agrees_with_a_plain_sort::<bf16>();
 }
 

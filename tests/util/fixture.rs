@@ -8,6 +8,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -77,6 +78,29 @@ impl Results {
     pub fn get(&self, name: &str) -> &[f32] {
         &self.0[name]
     }
+}
+
+/// How near an engine came to a case.
+pub struct Row {
+    /// Name of the case.
+    pub case: String,
+    /// Name and sizes of its first input.
+    pub shape: String,
+    /// Whether the bounds are those for bf16.
+    pub bf16: bool,
+    /// Over all tensors.
+    pub nearness: Nearness,
+    /// Whether every tensor is within bounds.
+    pub holds: bool,
+}
+
+thread_local! {
+    static ROWS: RefCell<Vec<Row>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A row for each case that this thread has held since it last asked.
+pub fn take_rows() -> Vec<Row> {
+    ROWS.take()
 }
 
 /// All cases of `tests/fixtures/<file>.safetensors`.
@@ -275,10 +299,20 @@ fn hold_all<P: DeserializeOwned>(
     let (mut failures, mut worst) = (Vec::new(), Nearness::default());
     let (cases, mut taken) = (cases::<P>(file), 0);
     for case in &cases {
-        if let Some(results) = compute(case) {
-            worst = worst.worse(case.compare(&results, bf16, &mut failures));
-            taken += 1;
-        }
+        let Some(results) = compute(case) else { continue };
+        let before = failures.len();
+        let nearness = case.compare(&results, bf16, &mut failures);
+        let input = &case.inputs[0];
+        let row = Row {
+            case: case.name.clone(),
+            shape: format!("{} {:?}", input.name, input.shape),
+            bf16,
+            nearness,
+            holds: failures.len() == before,
+        };
+        ROWS.with_borrow_mut(|rows| rows.push(row));
+        worst = worst.worse(nearness);
+        taken += 1;
     }
     println!("{file} on {engine}: {taken} of {} cases, at most {worst}", cases.len());
     assert!(failures.is_empty(), "{file} on {engine}:\n{}", failures.join("\n"));

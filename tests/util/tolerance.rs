@@ -77,6 +77,16 @@ impl Nearness {
         [self.nmse, self.row, self.negligible].iter().all(|&share| share <= 1.0)
     }
 
+    /// The measure that is nearest to its bound: its name, the error, relative to the reference, and the bound. In
+    /// bf16, where bounds follow from PyTorch's own error, errors are shares of what is allowed.
+    pub fn nearest(&self, bf16: bool) -> (&'static str, f64, f64) {
+        let bounds = if bf16 { [1.0; 3] } else { [NMSE, ROW, NEGLIGIBLE_ERROR] };
+        let names = ["NMSE", "row", "zero"];
+        let shares = [self.nmse, self.row, self.negligible];
+        let worst = (1..3).fold(0, |worst, i| if shares[i] <= shares[worst] { worst } else { i });
+        (names[worst], shares[worst] * bounds[worst], bounds[worst])
+    }
+
     /// The worse of both, entry by entry; NaN is worst.
     pub fn worse(self, other: Self) -> Self {
         let worse = |a: f64, b: f64| if a >= b || a.is_nan() { a } else { b };
@@ -203,6 +213,17 @@ fn exact_values_hold() {
     let (expected, values) = summarised();
     let nearness = expected.compare(&values, 1.0);
     assert!(nearness.holds() && nearness.nmse < 1e-6, "{nearness:?}");
+}
+
+/// Of NaN, too.
+#[test]
+fn the_nearest_measure_is_the_one_to_report() {
+    let nearness = Nearness { nmse: 0.1, row: 0.5, negligible: 0.2 };
+    assert_eq!(nearness.nearest(false), ("row", 0.5 * ROW, ROW));
+    assert_eq!(nearness.nearest(true), ("row", 0.5, 1.0));
+    let broken = Nearness { negligible: f64::NAN, ..nearness };
+    assert_eq!(broken.nearest(false).0, "zero");
+    assert_eq!(Nearness { nmse: 0.9, ..nearness }.nearest(false), ("NMSE", 0.9 * NMSE, NMSE));
 }
 
 /// One wrong element, one wrong row that is not sampled, NaN, and an error spread over everything.

@@ -137,11 +137,7 @@ impl Measured {
 
 /// The kernel of the model that a launched one is: without its class and storage, the longest name counts.
 fn name_in(works: &[Work], launched: &str) -> Option<&'static str> {
-    let is_it = |name: &str| {
-        let short = name.strip_prefix("embedding_").filter(|short| short.starts_with("positions"));
-        launched.starts_with(name) || short.is_some_and(|short| launched.starts_with(short))
-    };
-    let names = works.iter().map(|work| work.kernel).filter(|name| is_it(name));
+    let names = works.iter().map(|work| work.kernel).filter(|name| launched.starts_with(name));
     names.max_by_key(|name| name.len())
 }
 
@@ -156,7 +152,7 @@ mod tests {
         for (launched, expected) in [
             ("item_softmax_rows_d64_bf16", "item_softmax_rows"),
             ("item_softmax_rows_combine_bf16", "item_softmax_rows_combine"),
-            ("positions_backward_bf16", "embedding_positions_backward"),
+            ("embedding_tables_bf16", "embedding_tables"),
             ("embedding_backward_d64_bf16", "embedding_backward"),
             ("adamw_update_bf16", "adamw_update"),
         ] {

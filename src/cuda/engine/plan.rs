@@ -84,15 +84,17 @@ impl<'a, S: Storage> Plan<'a, S> {
         let mut passes = self.passes(batch, workspace);
         backward(&mut passes, &kept, &mut gradients);
         passes.finish()?;
-        self.table_gradients(launcher, batch, problem, statistics, gradients.output.cast())?;
+        let d_sums = gradients.output.cast();
+        self.table_gradients(launcher, batch, workspace.capacity, problem, statistics, d_sums)?;
         adamw::gradient_norm(launcher, self.weights.arenas, *squares)
     }
 
-    /// The gradients of the item tables, of which `d_sums [T, D]` is the tokens' share.
+    /// The gradients of all tables, of which `d_sums [T, D]` is the tokens' share.
     fn table_gradients(
         &self,
         launcher: Launcher<'_>,
         batch: &BatchSlot,
+        capacity: Capacity,
         problem: Problem<S>,
         log_sum_exp: Slice<f32>,
         d_sums: Slice<S>,
@@ -103,8 +105,14 @@ impl<'a, S: Storage> Plan<'a, S> {
         if !self.model.tied {
             self.device.clear(d_items)?;
         }
-        let width = self.model.hidden_size;
-        embedding::scatter(launcher, batch.token_segments(), width, d_sums, d_items)
+        let places = embedding::Places {
+            sequences: capacity.sequence_count(),
+            cu_seqlens: batch.cu_seqlens(),
+            positions: self.model.positions,
+        };
+        let d_positions = self.weights.gradient(&self.table.position_embedding);
+        let (width, segments) = (self.model.hidden_size, batch.token_segments());
+        embedding::tables_backward(launcher, width, segments, places, d_sums, d_items, d_positions)
     }
 
     /// A whole step.

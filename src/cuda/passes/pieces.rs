@@ -167,7 +167,8 @@ impl<S: Storage> Passes<'_, S> {
         )
     }
 
-    /// The gradients of both maps of the feed-forward network, in one launch.
+    /// The gradients of both maps of the feed-forward network and, with those of the last layer, of the head's
+    /// map, in one launch.
     pub(super) fn ffn_gradients(
         &self,
         layer: usize,
@@ -195,6 +196,19 @@ impl<S: Storage> Passes<'_, S> {
             activation: Some(self.model.hidden_act),
             partials: self.weights.linear_partials(&params.ffn_out),
         };
-        linear::gradients(self.launcher, &[inner, outer])
+        if layer + 1 < self.model.n_layers {
+            return linear::gradients(self.launcher, &[inner, outer]);
+        }
+        let head = Gradient {
+            rows: self.capacity.row_count(),
+            outputs: d,
+            inputs: d,
+            upstream: self.wide(self.scratch.head, self.capacity.row_count()),
+            input: self.wide(kept.output, self.capacity.row_count()),
+            tokens: Slice::default(),
+            activation: None,
+            partials: self.weights.linear_partials(&self.table.head),
+        };
+        linear::gradients(self.launcher, &[inner, outer, head])
     }
 }

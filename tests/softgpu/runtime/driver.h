@@ -53,6 +53,7 @@ struct Operation {
     // What has to be done before: the first `ticket` operations of another stream.
     std::shared_ptr<Stream> waits_for = nullptr;
     uint64_t ticket = 0;
+    unsigned shared = 0;  // bytes of dynamic shared memory of a launch
 };
 
 struct Graph {
@@ -105,7 +106,11 @@ CUresult join_capture(Stream& stream, const std::shared_ptr<Capture>& capture, S
 // Ends the capture that the stream takes part in, if any.
 void leave_capture(Stream& stream);
 
-// Launches that the calling thread asked for, by name; those of graphs at each launch of the graph.
-std::map<std::string, uint64_t>& launch_counts();
+// What the calling thread launched of a kernel; launches of graphs count at each launch of the graph.
+struct Launched {
+    uint64_t count = 0;
+    unsigned shared = 0;  // most bytes of dynamic shared memory
+};
+std::map<std::string, Launched>& launched();
 
 }  // namespace softgpu

@@ -129,9 +129,9 @@ Registration::Registration(const Kernel& kernel) {
 
 uint64_t seed_of_thread() { return has_thread_seed ? thread_seed : global_seed(); }
 
-std::map<std::string, uint64_t>& launch_counts() {
-    static thread_local std::map<std::string, uint64_t> counts;
-    return counts;
+std::map<std::string, Launched>& launched() {
+    static thread_local std::map<std::string, Launched> kernels;
+    return kernels;
 }
 
 }  // namespace softgpu
@@ -215,23 +215,26 @@ SOFTGPU_API CUresult cuLaunchKernel(void* handle, unsigned blocks_x, unsigned bl
     std::shared_ptr<max_align_t[]> arguments(new max_align_t[words]);
     std::memcpy(arguments.get(), parameters[0], function.kernel->size);
     auto launch = [=] { return run(function, blocks, threads, shared, arguments.get()); };
-    return submit(stream, {launch, function.kernel->name});
+    Operation operation{launch, function.kernel->name};
+    operation.shared = shared;
+    return submit(stream, std::move(operation));
 }
 
 // Number of launches that the calling thread asked for, graph replays included.
 SOFTGPU_API uint64_t softgpu_launches() {
     uint64_t sum = 0;
-    for (const auto& [name, count] : launch_counts()) sum += count;
+    for (const auto& [name, kernel] : launched()) sum += kernel.count;
     return sum;
 }
-// "name count" lines.
-SOFTGPU_API const char* softgpu_launch_counts() {
+// Lines of a name, the number of launches, and the most bytes of dynamic shared memory of one.
+SOFTGPU_API const char* softgpu_launched() {
     static thread_local std::string text;
     text.clear();
-    for (const auto& [name, count] : launch_counts()) text += name + " " + std::to_string(count) + "\n";
+    for (const auto& [name, kernel] : launched())
+        text += name + " " + std::to_string(kernel.count) + " " + std::to_string(kernel.shared) + "\n";
     return text.c_str();
 }
-SOFTGPU_API void softgpu_reset_launches() { launch_counts().clear(); }
+SOFTGPU_API void softgpu_reset_launches() { launched().clear(); }
 // The order of things in the launches of the calling thread that follow.
 SOFTGPU_API void softgpu_set_seed(uint64_t seed) {
     thread_seed = seed;

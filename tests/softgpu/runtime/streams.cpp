@@ -152,7 +152,11 @@ CUresult submit(void* handle, Operation operation) {
         return record(*stream.capture, std::move(operation));
     }
     if (stream.group->error != CUDA_SUCCESS) return take_error(*stream.group);
-    if (operation.kernel != nullptr) launch_counts()[operation.kernel] += 1;
+    if (operation.kernel != nullptr) {
+        Launched& kernel = launched()[operation.kernel];
+        kernel.count += 1;
+        kernel.shared = std::max(kernel.shared, operation.shared);
+    }
     if (!is_default(handle)) {
         add(stream, std::move(operation));
         return CUDA_SUCCESS;

@@ -9,7 +9,7 @@ mod library;
 mod variant;
 
 pub use library::{
-    MemoryLimit, last_fault, launch_counts, launches, library, limit_memory, load, load_planted,
-    load_variant, manifest, planted_manifest, reset_launches, set_seed,
+    MemoryLimit, dynamic_shared, last_fault, launch_counts, launches, library, limit_memory, load,
+    load_planted, load_variant, manifest, planted_manifest, reset_launches, set_seed,
 };
 pub use variant::{Kernels, Variant, variant};

@@ -113,10 +113,20 @@ pub fn launches() -> u64 {
 
 /// The same by name of kernel.
 pub fn launch_counts() -> BTreeMap<String, u64> {
-    text(c"softgpu_launch_counts")
+    launched(1)
+}
+
+/// Most bytes of dynamic shared memory that one of these launches asked for, by name of kernel.
+pub fn dynamic_shared() -> BTreeMap<String, u64> {
+    launched(2)
+}
+
+/// A column of what was launched, of which the first is the kernel.
+fn launched(column: usize) -> BTreeMap<String, u64> {
+    text(c"softgpu_launched")
         .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?)))
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .filter_map(|words| Some((words[0].to_owned(), words.get(column)?.parse().ok()?)))
         .collect()
 }
 

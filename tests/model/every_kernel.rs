@@ -1,0 +1,125 @@
+//! Every kernel, in a few steps so small that sanitizers can watch them: models of all classes of widths and heads,
+//! with norms before and after the sublayers.
+
+use crate::util::cuda::{device, real_driver};
+use crate::util::fixture::segments;
+use b4r::batch::Batch;
+use b4r::config::{ModelConfig, NormPlacement, TrainConfig};
+use b4r::cpu::CpuEngine;
+use b4r::cuda::engine::CudaEngine;
+use b4r::cuda::kernels::MODULES;
+use b4r::cuda::memory::Storage;
+use b4r::model::engine::{Engine, Step, StepOutcome};
+use half::bf16;
+
+/// More than a tile of items.
+const ITEMS: usize = 70;
+
+/// Width, heads, inner width, place of the norms, and the lengths of the sequences: more than a tile of keys and of
+/// rows where that is cheap.
+const MODELS: [(usize, usize, usize, NormPlacement, &[u32]); 6] = [
+    (64, 4, 48, NormPlacement::Post, &[1, 97, 2, 40, 33]),
+    (64, 2, 80, NormPlacement::Pre, &[17, 70]),
+    (128, 2, 128, NormPlacement::Pre, &[70, 3]),
+    (256, 2, 64, NormPlacement::Pre, &[35, 1]),
+    (272, 17, 16, NormPlacement::Pre, &[18, 2]),
+    (528, 33, 16, NormPlacement::Pre, &[9, 1]),
+];
+
+/// Every other token is masked, and the last of each sequence.
+fn batch(lengths: &[u32]) -> Batch {
+    let mut batch = Batch { cu_seqlens: vec![0], cu_rows: vec![0], ..Batch::default() };
+    for &length in lengths {
+        for position in 0..length {
+            let token = batch.ids.len() as u32;
+            let item = 1 + (7 * token + token * token) % ITEMS as u32;
+            let masked = position % 2 == 0 || position + 1 == length;
+            if masked {
+                batch.rows.push(token);
+                batch.targets.push(item);
+            }
+            batch.ids.push(if masked { ITEMS as u32 + 1 } else { item });
+            batch.positions.push(position);
+        }
+        batch.cu_seqlens.push(batch.ids.len() as u32);
+        batch.cu_rows.push(batch.rows.len() as u32);
+    }
+    batch.token_segments = segments(&batch.ids);
+    batch.target_segments = segments(&batch.targets);
+    batch
+}
+
+/// A step, ranks and best items.
+fn run(engine: &mut dyn Engine, batch: &Batch) -> (StepOutcome, Vec<u32>) {
+    engine.train_step(batch, &Step { number: 1, seed: 3, learning_rate: 1e-3 }).unwrap();
+    let outcome = engine.outcomes(true).unwrap()[0];
+    let seen: Vec<&[u32]> = vec![&[3, 5]; batch.row_count()];
+    let best = engine.top_k(batch, &seen, 5).unwrap();
+    assert!(best.iter().all(|items| items.len() == 5 && !items.contains(&3)), "{best:?}");
+    (outcome, engine.rank(batch, &seen).unwrap())
+}
+
+/// Launches every kernel for `S`, and those that are for both. Loss, norm of the gradient and mean reciprocal rank
+/// are within `allowed` of the CPU's, relatively.
+pub fn run_all<S: Storage>(allowed: f64) {
+    for (hidden_size, n_heads, inner_size, norm, lengths) in MODELS {
+        let model = ModelConfig {
+            hidden_size,
+            n_heads,
+            inner_size,
+            norm,
+            n_layers: if norm == NormPlacement::Post { 2 } else { 1 },
+            tied: norm == NormPlacement::Post,
+            max_len: 100,
+            hidden_dropout: 0.2,
+            attention_dropout: 0.2,
+            ..ModelConfig::default()
+        };
+        let (batch, train) = (batch(lengths), TrainConfig::default());
+        let mut cpu = CpuEngine::new(&model, &train, ITEMS, 1).unwrap();
+        let mut gpu = CudaEngine::<S>::new(device(), &model, &train, ITEMS).unwrap();
+        let (expected, expected_ranks) = run(&mut cpu, &batch);
+        let (got, ranks) = run(&mut gpu, &batch);
+        let mean = |ranks: &[u32]| ranks.iter().map(|&r| 1.0 / f64::from(r)).sum::<f64>();
+        for (what, got, expected) in [
+            ("loss", got.loss, expected.loss),
+            ("gradient norm", got.gradient_norm, expected.gradient_norm),
+            ("reciprocal ranks", mean(&ranks), mean(&expected_ranks)),
+        ] {
+            // A near tie moves a rank by one.
+            let allowed = if what == "reciprocal ranks" { 0.02 + 5.0 * allowed } else { allowed };
+            let off = (got / expected - 1.0).abs();
+            assert!(
+                off <= allowed,
+                "D {hidden_size}, {}: {what} {got}, on the CPU {expected}",
+                S::NAME
+            );
+        }
+    }
+}
+
+fn every_kernel_runs<S: Storage>(allowed: f64) {
+    let simulated = !real_driver();
+    if simulated {
+        softgpu::load();
+        softgpu::reset_launches();
+    }
+    run_all::<S>(allowed);
+    if simulated {
+        let counts = softgpu::launch_counts();
+        let all = MODULES.iter().flat_map(|module| module.kernels);
+        let own = all.filter(|kernel| kernel.ends_with(S::NAME));
+        let left_out: Vec<_> = own.filter(|kernel| !counts.contains_key(**kernel)).collect();
+        assert!(left_out.is_empty(), "no case runs {left_out:?}");
+    }
+}
+
+#[test]
+fn cuda_f32() {
+    every_kernel_runs::<f32>(1e-4);
+}
+
+#[test]
+fn cuda_bf16() {
+    every_kernel_runs::<bf16>(2e-2);
+}
