@@ -2,6 +2,7 @@
 
 mod cuda;
 mod disk;
+mod family;
 mod protocols;
 mod refusals;
 mod runs;

@@ -12,7 +12,8 @@ use b4r::model::params::ParameterTable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-mod cuda; // the same of the CUDA engine, and what it must have in common with the CPU's
+mod cuda;
+mod losses; // losses over a sample of the items // the same of the CUDA engine, and what it must have in common with the CPU's
 
 #[derive(Deserialize)]
 struct Model {
