@@ -3,7 +3,7 @@
 //! All decisions are functions of plain facts, so that each sentence can be tested without a GPU.
 
 use crate::Error;
-use crate::config::{Device, Loss, ModelConfig, Objective, Precision, TrainConfig};
+use crate::config::{Device, Loss, ModelConfig, Precision, TrainConfig};
 use std::fmt;
 
 /// Widest `D` and `K` the kernels have room for on chip.
@@ -207,12 +207,6 @@ pub fn not_loaded(module: &str, error: impl fmt::Display, built: &Built) -> Refu
 /// # Errors
 /// The first that does not fit.
 pub fn fits(model: &ModelConfig) -> Result<(), Refusal> {
-    if model.objective == Objective::Causal {
-        return Err(Refusal::new(
-            "the CUDA kernels for attention see both sides of an item: they cannot train objective: causal",
-            "write device: cpu, or objective: cloze",
-        ));
-    }
     let width = model.hidden_size;
     if !width.is_multiple_of(16) || width > MAX_WIDTH {
         return Err(Refusal::new(

@@ -83,7 +83,7 @@ fn engine(
     let Some(gpu) = gpu else {
         return Ok(Box::new(CpuEngine::new(model, train, items, config.run.threads)?));
     };
-    let capacity = Capacity::of_training(&prepared.batches, train);
+    let capacity = Capacity::of_training(&prepared.batches, model, train);
     let rows = prepared.split.valid.len().max(prepared.split.test.len());
     let ranking = Capacity::of_ranking(config.eval.batch_size.min(rows), model.max_len);
     match precision {
