@@ -270,6 +270,7 @@ fn summary(
     let plan = &prepared.plan;
     Results {
         version: env!("CARGO_PKG_VERSION").to_string(),
+        model: results::model_name(config.model.objective).to_string(),
         dataset: prepared.dataset.name.clone(),
         data_sha256: prepared.dataset.sha256.clone(),
         device: choice.device.to_string(),

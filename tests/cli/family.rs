@@ -14,6 +14,10 @@ fn learns_and_resumes(settings: &[&str]) {
     let results: Value = serde_json::from_str(&text).unwrap();
     // The next item mostly follows from the last; ten of fifty by chance would be 0.2.
     assert!(results["test_seen_kept"]["hit@10"].as_f64().unwrap() > 0.5, "{settings:?}: {text}");
+    let causal = settings.contains(&"--objective=causal");
+    assert_eq!(results["model"] == "SASRec-style (causal)", causal, "{text}");
+    let report = fs::read_to_string(sandbox.path("reference/report.html")).unwrap();
+    assert_eq!(report.contains("BERT4Rec"), !causal, "the report calls the model what it is");
     let run_dir = sandbox.path("run");
     sandbox.finish(&run_dir, &[&settings[..], &["--threads=5", "--max_steps=13"]].concat());
     let output = sandbox.finish(&run_dir, &[&settings[..], &["--threads=2", "--resume"]].concat());
