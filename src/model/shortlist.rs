@@ -136,12 +136,12 @@ mod tests {
                 }
             }
         }
-        for a in 1..=catalogue {
-            for b in 1..=catalogue {
+        for (a, row) in pairs.iter().enumerate().skip(1) {
+            for (b, &count) in row.iter().enumerate().skip(1) {
                 let chance = if a == b { 4.0 / 10.0 } else { 4.0 * 3.0 / (10.0 * 9.0) };
                 let expected: f64 = chance * steps as f64;
-                let error = (f64::from(pairs[a][b]) - expected) / expected.sqrt();
-                assert!(error.abs() < 4.5, "{a}, {b}: {} of {expected}", pairs[a][b]);
+                let error = (f64::from(count) - expected) / expected.sqrt();
+                assert!(error.abs() < 4.5, "{a}, {b}: {count} of {expected}");
             }
         }
     }
