@@ -9,6 +9,10 @@
 // dropout's address, is its token minus its sequence's first. Assigns context and lse, or d_q and d_kv, each
 // element once: sequences without queries get d_kv = 0.
 //
+// Causal. A query sees the keys up to its own place. Blocks that own queries stop after the last key that any of
+// theirs sees, blocks that own keys begin with the first query that sees any: of long sequences half the steps are
+// left out, and only those at the diagonal are masked. The first token of a sequence has one key, and so no d_q.
+//
 // Launch. One block for each head and tile of 64 rows (32 for K = 128 in float): Tq / 64 + B tiles forward, and as
 // many again for keys backward, which bounds the tiles of any lengths, so that a grid needs no longest length and
 // short sequences beside a long one cost nothing. A block finds its sequence by a search of all lanes at once

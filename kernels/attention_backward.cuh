@@ -66,10 +66,11 @@ template <class S> __device__ inline float log_sum_exp_of(const AttentionBackwar
     return args.log_sum_exp[static_cast<size_t>(place.query + query) * args.attention.heads + place.head];
 }
 
-// What gradients of scores are multiplied by on their way to queries and keys. The weight of an only key is 1
-// whatever its score; without this, rounding of the context would leave a remainder of its gradient.
-__device__ inline float scale_of_scores(const Attention& attention, const Place& place) {
-    return place.keys > 1 ? attention.scale : 0.0f;
+// What gradients of scores are multiplied by on their way to queries and keys, where a query sees `seen` keys. The
+// weight of an only key is 1 whatever its score; without this, rounding of the context would leave a remainder of
+// its gradient.
+__device__ inline float scale_of_scores(const Attention& attention, int seen) {
+    return seen > 1 ? attention.scale : 0.0f;
 }
 
 template <int NT> __device__ inline void scale_all(float (&sum)[1][NT][4], float factor) {
@@ -106,11 +107,12 @@ __device__ inline void backward_of_keys(const AttentionBackward<typename Shape::
     };
     copy_tile_async<THREADS>(shared.k, width, keys);
     copy_tile_async<THREADS>(shared.v, width, values);
-    copy_queries(0);
+    const int start = first_query(attention, place, place.first) / STEP * STEP;
+    copy_queries(start);
 
     const WeightDropout dropout(attention, place);
     const int row = 16 * warp_index(), key = place.first + row;
-    const bool busy = key < place.keys;
+    const bool busy = key < place.keys, causal = attention.causal != 0;
     const float factor = attention.scale * LOG2_E, survivor_scale = attention.rate.scale;
     float d_k[1][K / 8][4], d_v[1][K / 8][4];
     clear(d_k);
@@ -119,7 +121,7 @@ __device__ inline void backward_of_keys(const AttentionBackward<typename Shape::
     __syncthreads();
     const auto k = hold_narrow<K>(along_rows(shared.k, row));
     const auto v = hold_narrow<K>(along_rows(shared.v, row));
-    for (int begin = 0; begin < place.queries; begin += STEP) {
+    for (int begin = start; begin < place.queries; begin += STEP) {
         const int stage = begin / STEP % 2;
         const float delta = shared_dot(shared.context.row(own), shared.d_context[stage].row(own), K, part, PARTS);
         if (part == 0) {
@@ -133,6 +135,11 @@ __device__ inline void backward_of_keys(const AttentionBackward<typename Shape::
             float weights[1][STEP / 8][4], d_weights[1][STEP / 8][4];
             clear(weights);
             multiply_add<K>(weights, k, along_rows(shared.q[stage]));
+            if (causal && key + 15 > static_cast<int>(shared.position[0]))  // a key that not every query sees
+                for_each_pair(weights, [&](int own_key, int query, float& x, float& y) {
+                    if (key + own_key > static_cast<int>(shared.position[query])) x = -INFINITY;
+                    if (key + own_key > static_cast<int>(shared.position[query + 1])) y = -INFINITY;
+                });
             for_each_pair(weights, [&](int, int query, float& x, float& y) {
                 x = power_of_two<S>(fmaf(x, factor, -shared.log_sum_exp[query]));
                 y = power_of_two<S>(fmaf(y, factor, -shared.log_sum_exp[query + 1]));
@@ -148,6 +155,7 @@ __device__ inline void backward_of_keys(const AttentionBackward<typename Shape::
                 const int query = 8 * j + 2 * (lane_index() % 4) + entry % 2;
                 const float d_kept = kept.at(j, entry) ? survivor_scale * d_weight : 0.0f;
                 d_weight = weights[0][j][entry] * (d_kept - shared.delta[query]);
+                if (causal && shared.position[query] == 0) d_weight = 0.0f;  // its only key: see scale_of_scores
             });
             multiply_add<STEP>(d_k, as_left<STEP>(d_weights, shared.staged), along_columns(shared.q[stage]));
         }
@@ -155,7 +163,7 @@ __device__ inline void backward_of_keys(const AttentionBackward<typename Shape::
         __syncthreads();  // the next step is here, and all are done with this one
     }
     if (!busy) return;
-    scale_all(d_k, scale_of_scores(attention, place));
+    scale_all(d_k, scale_of_scores(attention, place.keys));
     scale_all(d_v, survivor_scale);
     store_rows(shared.k, d_k, width, HeadRows<S>(args.d_kv, place.key, place.keys, 2 * d, channel).from(place.first));
     store_rows(shared.v, d_v, width,
@@ -196,6 +204,9 @@ __device__ inline void backward_of_queries(const AttentionBackward<typename Shap
     const int row = 16 * warp_index(), query = place.first + row;
     const bool busy = query < place.queries;
     const uint32_t position = query_position(attention, place, query + lane_index() % 16);
+    int seen[2];
+    keys_seen(attention, place, position, seen);
+    const int end = keys_seen_by_block(attention, place, Shape::ROWS);
     const float factor = attention.scale * LOG2_E, survivor_scale = attention.rate.scale;
     float d_q[1][K / 8][4];
     clear(d_q);
@@ -206,14 +217,14 @@ __device__ inline void backward_of_queries(const AttentionBackward<typename Shap
     const float delta[2] = {shared.delta[g], shared.delta[g + 8]};
     const auto q = hold_narrow<K>(along_rows(shared.q, row));
     const auto d_context = hold_narrow<K>(along_rows(shared.d_context, row));
-    for (int begin = 0; begin < place.keys; begin += STEP) {
+    for (int begin = 0; begin < end; begin += STEP) {
         const int stage = begin / STEP % 2;
-        if (begin + STEP < place.keys) copy_keys(begin + STEP);
+        if (begin + STEP < end) copy_keys(begin + STEP);
         if (busy) {
             float weights[1][STEP / 8][4], d_weights[1][STEP / 8][4];
             clear(weights);
             multiply_add<K>(weights, q, along_rows(shared.k[stage]));
-            mask_columns(weights, place.keys - begin);
+            mask_columns(weights, seen, begin);
             clear(d_weights);
             multiply_add<K>(d_weights, d_context, along_rows(shared.v[stage]));
             const KeptAcross<STEP> kept(dropout, position, begin);
@@ -228,7 +239,8 @@ __device__ inline void backward_of_queries(const AttentionBackward<typename Shap
         __syncthreads();  // the next step is here, and all are done with this one
     }
     if (!busy) return;
-    scale_all(d_q, scale_of_scores(attention, place));
+    const float scale[2] = {scale_of_scores(attention, seen[0]), scale_of_scores(attention, seen[1])};
+    scale_rows(d_q, scale);
     store_rows(shared.q, d_q, width,
                HeadRows<S>(args.d_q, place.query, place.queries, d, channel).from(place.first));
 }

@@ -13,7 +13,8 @@ struct Attention {
     uint32_t head_width;         // K, a multiple of 8
     uint32_t layer;
     Rate rate;
-    float scale;  // 1 / sqrt(K)
+    float scale;      // 1 / sqrt(K)
+    uint32_t causal;  // 1: a query sees no key after itself
 };
 
 // Scores times this and the scale are exponents of 2.
@@ -77,20 +78,52 @@ template <class Element> struct HeadRows {
     }
 };
 
-// No weight for keys beyond the last: `keys` of the tile's columns exist.
-template <int NT> __device__ inline void mask_columns(float (&scores)[1][NT][4], int keys) {
-    if (keys >= 8 * NT) return;
-    for_each_pair(scores, [&](int, int column, float& x, float& y) {
-        if (column >= keys) x = -INFINITY;
-        if (column + 1 >= keys) y = -INFINITY;
-    });
-}
-
 // Position of a query within its sequence, dropout's address; `query` counts from the sequence's first.
 __device__ inline uint32_t query_position(const Attention& attention, const Place& place, int query) {
     if (query >= place.queries) return 0;
     const int row = place.query + query;
     return (attention.tokens == nullptr ? row : static_cast<int>(attention.tokens[row])) - place.key;
+}
+
+// How many keys, from the sequence's first on, a query at `position` sees.
+__device__ inline int keys_seen(const Attention& attention, const Place& place, uint32_t position) {
+    return attention.causal != 0 ? static_cast<int>(position) + 1 : place.keys;
+}
+
+// The same of the queries g and g + 8 of a warp's tile, g = lane / 4; `position` is that of query lane % 16.
+__device__ inline void keys_seen(const Attention& attention, const Place& place, uint32_t position, int (&seen)[2]) {
+#pragma unroll
+    for (int low = 0; low < 2; ++low) {
+        const uint32_t of_row = __shfl_sync(0xffffffffu, position, lane_index() / 4 + 8 * low);
+        seen[low] = keys_seen(attention, place, of_row);
+    }
+}
+
+// How many keys the `rows` queries that a block owns see between them: the last sees most.
+__device__ inline int keys_seen_by_block(const Attention& attention, const Place& place, int rows) {
+    return keys_seen(attention, place, query_position(attention, place, min(place.first + rows, place.queries) - 1));
+}
+
+// The first query of the sequence that sees key `key`; the number of queries where none does.
+__device__ inline int first_query(const Attention& attention, const Place& place, int key) {
+    if (attention.causal == 0) return 0;
+    if (attention.tokens == nullptr) return key;
+    int low = 0, high = place.queries;
+    while (low < high) {
+        const int middle = (low + high) / 2;
+        if (static_cast<int>(query_position(attention, place, middle)) < key) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+// No weight for keys that a row does not see; the tile's columns are keys from `begin` on.
+template <int NT>
+__device__ inline void mask_columns(float (&scores)[1][NT][4], const int (&seen)[2], int begin) {
+    if (min(seen[0], seen[1]) >= begin + 8 * NT) return;
+    for_each_entry(scores, [&](int j, int entry, float& x) {
+        if (begin + 8 * j + 2 * (lane_index() % 4) + entry % 2 >= seen[entry / 2]) x = -INFINITY;
+    });
 }
 
 // Dropout of one head's weights.

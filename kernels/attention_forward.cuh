@@ -78,6 +78,9 @@ template <class Shape> __device__ inline void attention_forward(const AttentionF
     const int row = 16 * warp_index(), query = place.first + row;
     const bool busy = query < place.queries;
     const uint32_t position = query_position(attention, place, query + lane_index() % 16);
+    int seen[2];
+    keys_seen(attention, place, position, seen);
+    const int end = keys_seen_by_block(attention, place, Shape::ROWS);
     const float factor = attention.scale * LOG2_E;
     OnlineSoftmax softmax;
     float sum[1][K / 8][4];
@@ -85,14 +88,14 @@ template <class Shape> __device__ inline void attention_forward(const AttentionF
     copy_async_wait<0>();
     __syncthreads();
     const auto q = hold<K>(along_rows(shared.q, row));
-    for (int begin = 0; begin < place.keys; begin += STEP) {
+    for (int begin = 0; begin < end; begin += STEP) {
         const int stage = begin / STEP % 2;
-        if (begin + STEP < place.keys) copy_keys(begin + STEP);
+        if (begin + STEP < end) copy_keys(begin + STEP);
         if (busy) {
             float scores[1][STEP / 8][4], shrink[2];
             clear(scores);
             multiply_add<K>(scores, q, along_rows(shared.k[stage]));
-            mask_columns(scores, place.keys - begin);
+            mask_columns(scores, seen, begin);
             softmax.template weigh<S>(scores, factor, shrink);
             const KeptAcross<STEP> kept(dropout, position, begin);
             for_each_entry(scores, [&](int j, int entry, float& weight) {

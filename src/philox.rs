@@ -18,6 +18,7 @@
 //! | offset of windows | 0 | 0 | user | epoch |
 //! | negatives: draws (low bits 0), lots of what draws have not reached (1) | draw, or item | position | user | 0 or 1 |
 //! | lots of validation users | 0 | 0 | user | 0 |
+//! | items that a step's loss looks at | draw / 4 | 0 | step | 0 |
 //!
 //! `element` is token · D + channel. A block of 128 bits serves eight 16-bit or four 32-bit decisions.
 
@@ -47,6 +48,8 @@ pub enum Stream {
     Negatives = 7,
     /// Which users validate.
     ValidUsers = 8,
+    /// Items that a step's loss looks at, where not at all.
+    TrainingNegatives = 9,
 }
 
 impl Stream {

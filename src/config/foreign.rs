@@ -55,7 +55,7 @@ const fn only(
 
 const NO_FEATURES: &str = "only user, item, rating and time are read";
 const NO_GRAPHS: &str = "it belongs to knowledge-graph models";
-const NO_NEGATIVES: &str = "the loss is over all items, so no negatives are drawn";
+const NO_NEGATIVES: &str = "loss_type says whether negatives are drawn, and n_negatives how many";
 const ALWAYS_HERE: &str = "the run directory always holds what is needed to go on";
 const ONE_PROCESS: &str = "one process does all the work; threads says how parallel";
 const PRECISION: &str = "precision says what numbers to compute with";
@@ -92,12 +92,6 @@ pub const FOREIGN: &[Foreign] = &[
     ),
     only("encoding", &["utf-8", "utf8"], "only UTF-8 files are read", "convert the file to UTF-8"),
     // Training.
-    only(
-        "loss_type",
-        &["ce"],
-        "only the full cross-entropy is available",
-        "write loss_type: CE, or leave it out",
-    ),
     // RecBole itself stops at anything but null here.
     ignored("train_neg_sample_args", NO_NEGATIVES),
     ignored("neg_sampling", NO_NEGATIVES),
@@ -212,6 +206,19 @@ const TRANSLATIONS: &[(&str, &[&str])] = &[
     ("seed", &["random_seed", "random_state", "rng_seed"]),
     ("weight_decay", &["wd", "l2", "reg_weight", "l2_reg"]),
     ("clip_grad_norm", &["max_grad_norm", "grad_clip", "gradient_clip_val", "clip", "clip_norm"]),
+    ("loss_type", &["loss", "loss_function", "criterion"]),
+    (
+        "n_negatives",
+        &[
+            "negs_per_pos",
+            "neg_per_positive",
+            "num_negatives",
+            "num_sampled",
+            "n_neg",
+            "negative_sample_num",
+        ],
+    ),
+    ("gbce_t", &["t", "calibration", "gbce_calibration"]),
     ("learner", &["optimizer", "optim", "optimiser"]),
     ("lr_schedule", &["scheduler", "lr_scheduler", "lr_scheduler_type", "schedule"]),
     ("warmup_steps", &["warmup", "num_warmup_steps", "warm_up_steps"]),

@@ -273,6 +273,12 @@ pub struct TrainConfig {
     pub mask_ratio: f64,
     /// `ft_ratio`: share of windows that mask only their last item.
     pub last_item_ratio: f64,
+    /// `loss_type`: what is minimised.
+    pub loss: Loss,
+    /// `n_negatives`: items that a step draws for all its rows, where the loss does not look at all.
+    pub negatives: usize,
+    /// `gbce_t`: calibration of [`Loss::Gbce`], from 0 to 1.
+    pub calibration: f64,
     /// `learner`: what `weight_decay` means.
     pub learner: Learner,
     /// `learning_rate`: the peak.
@@ -306,6 +312,17 @@ pub enum BatchSize {
     Interactions(usize),
     /// Sequences (windows) a batch.
     Sequences(usize),
+}
+
+/// What training minimises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// `CE`: cross-entropy of the softmax over all items.
+    CrossEntropy,
+    /// `sampled_softmax`: an estimate of it from the batch's targets and a sample of the other items.
+    SampledSoftmax,
+    /// `gBCE`: generalised binary cross-entropy of the target and a sample of negatives.
+    Gbce,
 }
 
 /// The optimizer: two readings of `weight_decay`, otherwise the same.
@@ -342,6 +359,9 @@ impl Default for TrainConfig {
             max_steps: None,
             mask_ratio: 0.2,
             last_item_ratio: 0.0,
+            loss: Loss::CrossEntropy,
+            negatives: 1024,
+            calibration: 0.75,
             learner: Learner::AdamW,
             learning_rate: 1e-3,
             fallback_rate: Some(1e-3),

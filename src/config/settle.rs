@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::resolve::Resolved;
 use super::value::{Value, shorten};
-use super::{Device, EvalUnit, Grouping, Metric, Objective, SplitRule};
+use super::{Device, EvalUnit, Grouping, Loss, Metric, Objective, SplitRule};
 use super::{keys, parse, protocol};
 use crate::{Error, Result};
 
@@ -18,6 +18,7 @@ pub(super) fn settle(
     compute_valid_metric(resolved);
     settle_evaluation(resolved);
     tell_differences(resolved);
+    tell_unused_by_the_loss(resolved);
     protocol::note(resolved);
     Ok(())
 }
@@ -120,6 +121,20 @@ fn tell_differences(resolved: &mut Resolved) {
                 notes.push(format!("{key}: without effect, since objective: causal masks nothing"));
             }
             _ => {}
+        }
+    }
+}
+
+/// Says where a key of sampled losses was given and the loss does not use it.
+fn tell_unused_by_the_loss(resolved: &mut Resolved) {
+    let Resolved { config, notes, origins, .. } = resolved;
+    let loss = config.train.loss;
+    for (key, used, by) in [
+        ("n_negatives", loss != Loss::CrossEntropy, "loss_type: sampled_softmax and gBCE draw any"),
+        ("gbce_t", loss == Loss::Gbce, "loss_type: gBCE has it"),
+    ] {
+        if origins.contains_key(key) && !used {
+            notes.push(format!("{key}: without effect, since only {by}"));
         }
     }
 }

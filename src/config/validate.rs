@@ -204,6 +204,13 @@ fn train(train: &TrainConfig) -> Result<()> {
         || format!("{} is not between 0 and 1", train.last_item_ratio),
         "write the share of sequences that mask only their last item, such as 0.5",
     )?;
+    size("n_negatives", train.negatives, 1, limit)?;
+    require(
+        (0.0..=1.0).contains(&train.calibration),
+        "gbce_t",
+        || format!("{} is not between 0 and 1", train.calibration),
+        "write a number such as 0.75; 0 is plain binary cross-entropy",
+    )?;
     positive("learning_rate", train.learning_rate, "0.001")?;
     in_f32("learning_rate", train.learning_rate, "0.001")?;
     if let Some(rate) = train.fallback_rate {

@@ -2,6 +2,9 @@
 //! context = dropout(softmax(q kᵀ / √K)) v, with queries at all rows or only at those that are read, and keys
 //! at all rows or, causal, only up to the query's own.
 //!
+//! Causal queries are worked on in tiles, each with the keys that its last query sees: what lies beyond is neither
+//! computed nor read, but for the zeros among the probabilities.
+//!
 //! Forward keeps the probabilities, one sign bit each telling whether dropout took it: backward then needs
 //! neither exponentials nor random numbers.
 
@@ -10,6 +13,9 @@ use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::lane::Rows;
 use super::math::exp;
 use super::vector::{dot, max, sum, vectorized};
+
+/// Queries of a tile where each sees other keys.
+const CAUSAL_QUERIES: usize = 64;
 
 /// One lane's sequences and the sizes of its heads.
 #[derive(Clone, Copy)]
@@ -44,6 +50,15 @@ struct Head {
     probability: usize,
     /// sequence · H + head, within the whole batch.
     sequence_head: u32,
+}
+
+/// Queries of a head that are worked on at once.
+struct Tile {
+    /// First query and count.
+    first: usize,
+    queries: usize,
+    /// How many keys they see between them, from the first on.
+    keys: usize,
 }
 
 impl Sequences<'_> {
@@ -89,25 +104,56 @@ impl Sequences<'_> {
         }
     }
 
-    fn query_matrix<'a>(&self, head: &Head, x: &'a [f32]) -> Matrix<'a> {
-        let first = head.query * self.width + head.channel;
-        Matrix::strided(&x[first..], head.queries, self.head_width(), self.width)
+    /// A head's queries, all at once where all see all keys.
+    fn tiles(&self, head: &Head) -> impl DoubleEndedIterator<Item = Tile> {
+        let most = if self.causal { CAUSAL_QUERIES } else { head.queries.max(1) };
+        (0..head.queries).step_by(most).map(move |first| {
+            let queries = most.min(head.queries - first);
+            Tile { first, queries, keys: self.visible(head, first + queries - 1) }
+        })
     }
 
-    fn query_matrix_mut<'a>(&self, head: &Head, x: &'a mut [f32]) -> MatrixMut<'a> {
-        let first = head.query * self.width + head.channel;
-        MatrixMut::strided(&mut x[first..], head.queries, self.head_width(), self.width)
+    fn query_matrix<'a>(&self, head: &Head, tile: &Tile, x: &'a [f32]) -> Matrix<'a> {
+        let first = (head.query + tile.first) * self.width + head.channel;
+        Matrix::strided(&x[first..], tile.queries, self.head_width(), self.width)
+    }
+
+    fn query_matrix_mut<'a>(&self, head: &Head, tile: &Tile, x: &'a mut [f32]) -> MatrixMut<'a> {
+        let first = (head.query + tile.first) * self.width + head.channel;
+        MatrixMut::strided(&mut x[first..], tile.queries, self.head_width(), self.width)
     }
 
     /// Keys where `part` is 0, values where it is 1.
-    fn key_matrix<'a>(&self, head: &Head, kv: &'a [f32], part: usize) -> Matrix<'a> {
+    fn key_matrix<'a>(&self, head: &Head, tile: &Tile, kv: &'a [f32], part: usize) -> Matrix<'a> {
         let first = (head.key * 2 + part) * self.width + head.channel;
-        Matrix::strided(&kv[first..], head.keys, self.head_width(), 2 * self.width)
+        Matrix::strided(&kv[first..], tile.keys, self.head_width(), 2 * self.width)
     }
 
-    fn key_matrix_mut<'a>(&self, head: &Head, kv: &'a mut [f32], part: usize) -> MatrixMut<'a> {
+    fn key_matrix_mut<'a>(
+        &self,
+        head: &Head,
+        tile: &Tile,
+        kv: &'a mut [f32],
+        part: usize,
+    ) -> MatrixMut<'a> {
         let first = (head.key * 2 + part) * self.width + head.channel;
-        MatrixMut::strided(&mut kv[first..], head.keys, self.head_width(), 2 * self.width)
+        MatrixMut::strided(&mut kv[first..], tile.keys, self.head_width(), 2 * self.width)
+    }
+}
+
+impl Tile {
+    /// Its part of a head's `[queries, keys]` matrix.
+    fn scores<'a>(&self, head: &Head, x: &'a [f32]) -> Matrix<'a> {
+        Matrix::strided(&x[self.first * head.keys..], self.queries, self.keys, head.keys)
+    }
+
+    fn scores_mut<'a>(&self, head: &Head, x: &'a mut [f32]) -> MatrixMut<'a> {
+        MatrixMut::strided(&mut x[self.first * head.keys..], self.queries, self.keys, head.keys)
+    }
+
+    /// Its elements in such a matrix, rows at full length.
+    fn elements(&self, head: &Head) -> std::ops::Range<usize> {
+        self.first * head.keys..(self.first + self.queries) * head.keys
     }
 }
 
@@ -136,11 +182,11 @@ pub fn forward(
         }
         let elements = head.queries * head.keys;
         let scores = &mut probabilities[head.probability..][..elements];
-        let queries = sequences.query_matrix(&head, q);
-        let keys = sequences.key_matrix(&head, kv, 0);
-        let values = sequences.key_matrix(&head, kv, 1);
-        let product = MatrixMut::new(scores, head.queries, head.keys);
-        multiply(product, Into::Assign, scale, queries, keys.t());
+        for tile in sequences.tiles(&head) {
+            let queries = sequences.query_matrix(&head, &tile, q);
+            let keys = sequences.key_matrix(&head, &tile, kv, 0);
+            multiply(tile.scores_mut(&head, scores), Into::Assign, scale, queries, keys.t());
+        }
         vectorized(
             #[inline(always)]
             || {
@@ -161,8 +207,11 @@ pub fn forward(
                 dropped
             }
         };
-        let weights = Matrix::new(weights, head.queries, head.keys);
-        multiply(sequences.query_matrix_mut(&head, context), Into::Assign, 1.0, weights, values);
+        for tile in sequences.tiles(&head) {
+            let values = sequences.key_matrix(&head, &tile, kv, 1);
+            let out = sequences.query_matrix_mut(&head, &tile, context);
+            multiply(out, Into::Assign, 1.0, tile.scores(&head, weights), values);
+        }
     });
 }
 
@@ -224,33 +273,42 @@ pub fn backward(
 ) {
     let scale = 1.0 / (sequences.head_width() as f32).sqrt();
     sequences.for_each_head(|head| {
-        if head.queries == 0 {
-            zero_keys(sequences, &head, d_kv);
-            return;
-        }
         let elements = head.queries * head.keys;
         scratch.dropped.resize(elements, 0.0);
         scratch.d_scores.resize(elements, 0.0);
         let probabilities = &probabilities[head.probability..][..elements];
-        let values = sequences.key_matrix(&head, kv, 1);
-        let d_out = sequences.query_matrix(&head, d_context);
-        let product = MatrixMut::new(&mut scratch.d_scores, head.queries, head.keys);
-        multiply(product, Into::Assign, 1.0, d_out, values.t());
-        score_gradients(head.keys, survivor_scale, probabilities, scratch);
-        let weights = Matrix::new(&scratch.dropped, head.queries, head.keys);
-        let d_scores = Matrix::new(&scratch.d_scores, head.queries, head.keys);
-        let d_values = sequences.key_matrix_mut(&head, d_kv, 1);
-        multiply(d_values, Into::Assign, 1.0, weights.t(), d_out);
-        let keys = sequences.key_matrix(&head, kv, 0);
-        multiply(sequences.query_matrix_mut(&head, d_q), Into::Assign, scale, d_scores, keys);
-        let d_keys = sequences.key_matrix_mut(&head, d_kv, 0);
-        multiply(d_keys, Into::Assign, scale, d_scores.t(), sequences.query_matrix(&head, q));
+        let mut into = Into::Assign;
+        // The last tile first: it sees all keys that any does.
+        for tile in sequences.tiles(&head).rev() {
+            if into == Into::Assign {
+                zero_keys(sequences, &head, tile.keys, d_kv);
+            }
+            let values = sequences.key_matrix(&head, &tile, kv, 1);
+            let d_out = sequences.query_matrix(&head, &tile, d_context);
+            let product = tile.scores_mut(&head, &mut scratch.d_scores);
+            multiply(product, Into::Assign, 1.0, d_out, values.t());
+            score_gradients(&head, &tile, survivor_scale, probabilities, scratch);
+            let weights = tile.scores(&head, &scratch.dropped);
+            let d_scores = tile.scores(&head, &scratch.d_scores);
+            let d_values = sequences.key_matrix_mut(&head, &tile, d_kv, 1);
+            multiply(d_values, into, 1.0, weights.t(), d_out);
+            let keys = sequences.key_matrix(&head, &tile, kv, 0);
+            let d_queries = sequences.query_matrix_mut(&head, &tile, d_q);
+            multiply(d_queries, Into::Assign, scale, d_scores, keys);
+            let queries = sequences.query_matrix(&head, &tile, q);
+            let d_keys = sequences.key_matrix_mut(&head, &tile, d_kv, 0);
+            multiply(d_keys, into, scale, d_scores.t(), queries);
+            into = Into::Add;
+        }
+        if into == Into::Assign {
+            zero_keys(sequences, &head, 0, d_kv);
+        }
     });
 }
 
-/// A sequence without queries gives its keys and values no gradient.
-fn zero_keys(sequences: &Sequences, head: &Head, d_kv: &mut [f32]) {
-    for key in head.key..head.key + head.keys {
+/// No gradient for the keys and values of a head from `first` on, which no query sees.
+fn zero_keys(sequences: &Sequences, head: &Head, first: usize, d_kv: &mut [f32]) {
+    for key in head.key + first..head.key + head.keys {
         for part in 0..2 {
             let first = (key * 2 + part) * sequences.width + head.channel;
             d_kv[first..first + sequences.head_width()].fill(0.0);
@@ -258,19 +316,28 @@ fn zero_keys(sequences: &Sequences, head: &Head, d_kv: &mut [f32]) {
     }
 }
 
-/// Replaces dw in `d_scores` by ds and fills `dropped` with w.
-fn score_gradients(keys: usize, survivor_scale: f32, probabilities: &[f32], scratch: &mut Scratch) {
+/// Replaces a tile's dw in `d_scores` by ds and fills its part of `dropped` with w.
+fn score_gradients(
+    head: &Head,
+    tile: &Tile,
+    survivor_scale: f32,
+    probabilities: &[f32],
+    scratch: &mut Scratch,
+) {
     // By the sign's bits, and without a reference to the scale: the compiler then neither branches nor loads.
     let kept = survivor_scale.to_bits();
     let factor = move |p: f32| f32::from_bits(kept & !((p.to_bits() as i32 >> 31) as u32));
+    let (keys, elements) = (head.keys, tile.elements(head));
     vectorized(
         #[inline(always)]
         || {
-            let rows = probabilities
+            let rows = probabilities[elements.clone()]
                 .chunks_exact(keys)
-                .zip(scratch.dropped.chunks_exact_mut(keys))
-                .zip(scratch.d_scores.chunks_exact_mut(keys));
+                .zip(scratch.dropped[elements.clone()].chunks_exact_mut(keys))
+                .zip(scratch.d_scores[elements].chunks_exact_mut(keys));
             for ((probabilities, weights), d_scores) in rows {
+                let weights = &mut weights[..tile.keys];
+                let d_scores = &mut d_scores[..tile.keys];
                 for (weight, &p) in weights.iter_mut().zip(probabilities) {
                     *weight = p * factor(p);
                 }

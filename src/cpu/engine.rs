@@ -21,10 +21,12 @@ use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
 use lanes::{LaneMemory, Lanes, Network};
 use rayon::prelude::*;
+use sampled::SampledLoss;
 use std::borrow::Cow;
 use std::ops::Range;
 
 mod lanes;
+mod sampled;
 mod scorer;
 mod softmax;
 
@@ -47,6 +49,8 @@ pub struct CpuEngine {
     gradient: Vec<f32>,
     lanes: Lanes,
     softmax: ItemSoftmax,
+    /// Where the loss does not look at all items.
+    sampled: Option<SampledLoss>,
     /// `[T, D]` gradients of the embedding sums.
     d_tokens: Vec<f32>,
     /// Of steps that nobody has asked about.
@@ -95,6 +99,7 @@ impl CpuEngine {
             gradient: zeros(),
             lanes: Lanes::new(model.n_layers),
             softmax: ItemSoftmax::default(),
+            sampled: SampledLoss::new(train),
             d_tokens: Vec::new(),
             outcomes: Vec::new(),
             table,
@@ -108,10 +113,10 @@ impl CpuEngine {
     }
 
     /// Loss and, in [`Self::gradient`], the gradients of all weights; weights are left as they are.
-    /// Dropout is on where `step` gives it an address.
+    /// Dropout is on where `randomness` gives it an address, which is that of the sample too if the loss draws one.
     pub fn loss_and_gradient(&mut self, batch: &Batch, randomness: Option<Randomness>) -> f64 {
         self.forward(batch, randomness);
-        let loss = self.item_softmax(batch);
+        let loss = self.item_loss(batch, randomness);
         self.backward(batch, randomness);
         self.reduce_dense();
         self.scatter_tokens(batch);
@@ -152,8 +157,8 @@ impl CpuEngine {
     }
 
     /// Mean loss; leaves the gradients of the rows, the output table and the output bias.
-    fn item_softmax(&mut self, batch: &Batch) -> f64 {
-        let CpuEngine { table, state, softmax, pool, gradient, .. } = self;
+    fn item_loss(&mut self, batch: &Batch, randomness: Option<Randomness>) -> f64 {
+        let CpuEngine { table, state, softmax, sampled, pool, gradient, .. } = self;
         let d = self.model.hidden_size;
         let places = [item_rows(&table.output_table(), d, self.items), bias_rows(table)];
         let [d_table, d_bias] = match gradient.get_disjoint_mut(places) {
@@ -162,7 +167,13 @@ impl CpuEngine {
         };
         let problem =
             problem(table, &state.parameters, &self.lanes.head_rows, &batch.targets, self.items, d);
-        pool.install(|| softmax.run(&problem, &batch.target_segments, d_table, d_bias))
+        pool.install(|| match sampled {
+            None => softmax.run(&problem, &batch.target_segments, d_table, d_bias),
+            Some(sampled) => {
+                let address = randomness.unwrap_or(Randomness { seed: 0, step: 0 });
+                sampled.run(&problem, batch, address, softmax, d_table, d_bias)
+            }
+        })
     }
 
     /// Sums the lanes' gradients, in lane order.

@@ -50,12 +50,12 @@ impl Problem<'_> {
         self.bias.len()
     }
 
-    /// Weight of a row in the mean.
-    fn weight(&self) -> f32 {
+    /// Weight of a row in the mean: how much it pulls at its target, in this loss.
+    pub fn weight(&self) -> f32 {
         1.0 / self.targets.len() as f32
     }
 
-    fn table_block(&self, items: &Range<usize>) -> Matrix<'_> {
+    pub(super) fn table_block(&self, items: &Range<usize>) -> Matrix<'_> {
         let d = self.width();
         Matrix::new(&self.table[items.start * d..items.end * d], items.len(), d)
     }
@@ -247,9 +247,11 @@ pub fn item_gradient(
     }
 }
 
-/// Subtracts the targets in `segments` (keys are item indices from 1) that fall into `items` (from 0).
+/// Subtracts the targets in `segments` (keys are item indices from 1) that fall into `items` (from 0), each row's
+/// as much as `pulls [P]` says.
 pub fn subtract_targets(
     problem: &Problem,
+    pulls: &[f32],
     segments: &Segments,
     items: Range<usize>,
     d_table: &mut [f32],
@@ -266,18 +268,20 @@ pub fn subtract_targets(
                 for &row in &segments.indices
                     [segments.offsets[key] as usize..segments.offsets[key + 1] as usize]
                 {
-                    let h = &problem.rows[row as usize * d..][..d];
-                    add_scaled(&mut d_table[item * d..][..d], -problem.weight(), h);
-                    d_bias[item] -= problem.weight();
+                    let (h, pull) = (&problem.rows[row as usize * d..][..d], pulls[row as usize]);
+                    add_scaled(&mut d_table[item * d..][..d], -pull, h);
+                    d_bias[item] -= pull;
                 }
             }
         },
     );
 }
 
-/// Writes the gradient `d_rows [rows, D]` of `rows`, which lie in one tile of the chunk. `product` is scratch.
+/// Writes the gradient `d_rows [rows, D]` of `rows`, which lie in one tile of the chunk, with `pulls [P]` at the
+/// targets. `product` is scratch.
 pub fn row_gradient(
     problem: &Problem,
+    pulls: &[f32],
     chunk: &Chunk,
     rows: Range<usize>,
     product: &mut Vec<f32>,
@@ -293,7 +297,7 @@ pub fn row_gradient(
             for (out, row) in d_rows.chunks_exact_mut(d).zip(rows.clone()) {
                 let target = problem.targets[row] as usize - 1;
                 for (x, &e) in out.iter_mut().zip(&problem.table[target * d..][..d]) {
-                    *x = -problem.weight() * e;
+                    *x = -pulls[row] * e;
                 }
             }
         },

@@ -11,6 +11,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod engine;
 pub mod ffn;
+pub mod gbce;
 pub mod gemm;
 pub mod head;
 pub mod item_softmax;

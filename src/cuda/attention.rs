@@ -27,6 +27,8 @@ pub struct Sequences {
     pub heads: usize,
     /// `D`; the head width `K = D / H` is a multiple of 8 up to 128.
     pub width: usize,
+    /// Whether a query sees no key after itself.
+    pub causal: bool,
 }
 
 /// Kernels for heads up to a width; mirrors the table of shapes in `kernels/attention.cu`.
@@ -84,6 +86,8 @@ struct Shared {
     layer: u32,
     rate: Rate,
     scale: f32,
+    causal: u32,
+    unused: u32,
 }
 
 /// Mirrors `AttentionForward`.
@@ -166,6 +170,8 @@ impl Sequences {
             layer: dropout.layer,
             rate: dropout.rate,
             scale: 1.0 / (head_width as f32).sqrt(),
+            causal: u32::from(self.causal),
+            unused: 0,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::operands::{Count, Rows};
 use super::step::{Size, StepBlock};
 use crate::Result;
 use crate::batch::{Batch, TrainingBatches};
-use crate::config::TrainConfig;
+use crate::config::{ModelConfig, Objective, TrainConfig};
 use cudarc::driver::result;
 
 /// Every array begins at a multiple of this many words, 64 bytes.
@@ -35,14 +35,24 @@ impl Capacity {
     }
 
     /// What training batches need. The number of masked tokens is a matter of chance: room for six standard
-    /// deviations more than there are on average, and an epoch's windows may lie otherwise in the next.
-    pub fn of_training(batches: &TrainingBatches, train: &TrainConfig) -> Self {
+    /// deviations more than there are on average, and an epoch's windows may lie otherwise in the next. Where nothing
+    /// is masked, every token is a row.
+    pub fn of_training(
+        batches: &TrainingBatches,
+        model: &ModelConfig,
+        train: &TrainConfig,
+    ) -> Self {
         let tokens = batches.max_tokens() as usize;
         let plan = batches.epoch(0);
         let most = (0..plan.len()).map(|index| plan.windows(index).len()).max().unwrap_or(0);
         let sequences = (most + most / 4 + 16).min(tokens);
         let (n, p) = (tokens as f64, train.mask_ratio);
-        let rows = (n * p + 6.0 * (n * p * (1.0 - p)).sqrt()).ceil() as usize + sequences;
+        let rows = match model.objective {
+            Objective::Cloze => {
+                (n * p + 6.0 * (n * p * (1.0 - p)).sqrt()).ceil() as usize + sequences
+            }
+            Objective::Causal => tokens,
+        };
         Capacity { tokens, sequences, rows: rows.min(tokens) }
     }
 

@@ -3,7 +3,7 @@
 //! All decisions are functions of plain facts, so that each sentence can be tested without a GPU.
 
 use crate::Error;
-use crate::config::{Device, ModelConfig, Objective, Precision};
+use crate::config::{Device, Loss, ModelConfig, Precision, TrainConfig};
 use std::fmt;
 
 /// Widest `D` and `K` the kernels have room for on chip.
@@ -207,12 +207,6 @@ pub fn not_loaded(module: &str, error: impl fmt::Display, built: &Built) -> Refu
 /// # Errors
 /// The first that does not fit.
 pub fn fits(model: &ModelConfig) -> Result<(), Refusal> {
-    if model.objective == Objective::Causal {
-        return Err(Refusal::new(
-            "the CUDA kernels for attention see both sides of an item: they cannot train objective: causal",
-            "write device: cpu, or objective: cloze",
-        ));
-    }
     let width = model.hidden_size;
     if !width.is_multiple_of(16) || width > MAX_WIDTH {
         return Err(Refusal::new(
@@ -241,6 +235,20 @@ pub fn fits(model: &ModelConfig) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// Whether the kernels have the loss of `train`.
+///
+/// # Errors
+/// A loss over a sample of the items.
+pub fn has_loss(train: &TrainConfig) -> Result<(), Refusal> {
+    match train.loss {
+        Loss::CrossEntropy => Ok(()),
+        Loss::SampledSoftmax | Loss::Gbce => Err(Refusal::new(
+            "the CUDA kernels have no loss over a sample of the items: they look at all of them (loss_type: CE)",
+            "write device: cpu, or loss_type: CE",
+        )),
+    }
 }
 
 /// The multiple of `step` next above `size`, or `most`.

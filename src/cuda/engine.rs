@@ -12,6 +12,7 @@ pub(super) use plan::Plan;
 
 use super::adamw::{AdamW, OUTCOMES, Outcome};
 use super::batch::Capacity;
+use super::choice;
 use super::device::{Device, driver};
 use super::item_softmax;
 use super::memory::Storage;
@@ -68,6 +69,7 @@ impl<S: Storage> CudaEngine<S> {
         train: &TrainConfig,
         items: usize,
     ) -> Result<Self> {
+        choice::has_loss(train)?;
         let table = ParameterTable::new(model, items);
         let weights = Weights::new(&device, &table, slots(&device, model, items))?;
         weights.load(&device, &initial_parameters(&table, model.initializer_range, train.seed))?;

@@ -7,3 +7,4 @@ pub mod forward;
 pub mod init;
 pub mod operations;
 pub mod params;
+pub mod shortlist;

@@ -69,7 +69,8 @@ fn decisive(record: &Record, key: &str) -> Chart {
     let ends = [points.first(), points.last()].map(|point| point.map_or(0.0, |point| point.0));
     let best = f64::from(record.results.best_epoch);
     let mark = points.iter().find(|point| point.0 == best).map(|&(x, y)| (x, y, 0));
-    let mut series = vec![Series { name: "BERT4Rec".to_string(), points, color: 0, dashed: false }];
+    let mut series =
+        vec![Series { name: record.results.model.clone(), points, color: 0, dashed: false }];
     for (index, baseline) in record.results.baselines.iter().enumerate() {
         let Some(level) = metric(&baseline.valid, key) else { continue };
         series.push(Series {

@@ -5,7 +5,7 @@ use super::charts::{Drawn, deciding_metric};
 use crate::config::keys::{self, Section};
 use crate::data::{Statistics, thousands};
 use crate::plot::COLORS;
-use crate::train::results::{ALL_DATA, Block, MODEL, Results, key_at, shown, smaller_is_better};
+use crate::train::results::{ALL_DATA, Block, Results, key_at, shown, smaller_is_better};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ fn header(results: &Results) -> Markup {
     html! {
         header {
             h1 { (results.dataset) }
-            p { "BERT4Rec, " (protocol(results)) ", seed " (results.seed) }
+            p { (results.model) ", " (protocol(results)) ", seed " (results.seed) }
         }
     }
 }
@@ -163,7 +163,7 @@ fn block_table(results: &Results, block: &Block<'_>) -> Markup {
                 @for cutoff in &cutoffs {
                     tbody {
                         @for (index, (model, metrics)) in block.rows.iter().enumerate() {
-                            tr.model[*model == MODEL] {
+                            tr.model[index == 0] {
                                 th { @if index == 0 { (cutoff) } }
                                 td { (model) }
                                 @for name in &names {

@@ -66,7 +66,10 @@ pub fn explain(config: &Config) -> Result<String> {
 
 /// Decides what computes, and opens it where it is a GPU.
 fn choose(config: &Config) -> Result<(Choice, Option<Device>)> {
-    let open = |number| machine::open(number, &config.model);
+    let open = |number| {
+        choice::has_loss(&config.train)?;
+        machine::open(number, &config.model)
+    };
     choice::choose(config.run.device, config.run.precision, open)
 }
 
@@ -81,7 +84,7 @@ fn engine(
     let Some(gpu) = gpu else {
         return Ok(Box::new(CpuEngine::new(model, train, items, config.run.threads)?));
     };
-    let capacity = Capacity::of_training(&prepared.batches, train);
+    let capacity = Capacity::of_training(&prepared.batches, model, train);
     let rows = prepared.split.valid.len().max(prepared.split.test.len());
     let ranking = Capacity::of_ranking(config.eval.batch_size.min(rows), model.max_len);
     match precision {
@@ -268,6 +271,7 @@ fn summary(
     let plan = &prepared.plan;
     Results {
         version: env!("CARGO_PKG_VERSION").to_string(),
+        model: results::model_name(config.model.objective).to_string(),
         dataset: prepared.dataset.name.clone(),
         data_sha256: prepared.dataset.sha256.clone(),
         device: choice.device.to_string(),

@@ -5,7 +5,7 @@ use super::judge::Tested;
 use super::progress::say;
 use super::training_loop::metric_map;
 use crate::baseline::Evaluation;
-use crate::config::Metric;
+use crate::config::{Metric, Objective};
 use crate::data::Statistics;
 use crate::{Error, Result};
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
@@ -23,6 +23,9 @@ pub const ALL_DATA: &str = "all_data";
 pub struct Results {
     /// Version of the program.
     pub version: String,
+    /// What was trained: `BERT4Rec`, or `SASRec-style (causal)`.
+    #[serde(default = "bert4rec")]
+    pub model: String,
     /// Name of the data set.
     pub dataset: String,
     /// SHA-256 of the interaction file.
@@ -217,11 +220,11 @@ impl Results {
         });
         let mut blocks = vec![Block {
             seen_left_out: filter,
-            rows: [(MODEL, &self.test)].into_iter().chain(own).collect(),
+            rows: [(&self.model[..], &self.test)].into_iter().chain(own).collect(),
         }];
         blocks.extend(others.flatten().map(|metrics| Block {
             seen_left_out: !filter,
-            rows: [(MODEL, metrics)].into_iter().chain(other.clone()).collect(),
+            rows: [(&self.model[..], metrics)].into_iter().chain(other.clone()).collect(),
         }));
         blocks
     }
@@ -283,8 +286,19 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What the model is called beside the baselines.
-pub const MODEL: &str = "BERT4Rec";
+/// What a model is called beside the baselines. A causal one is trained and read as SASRec is, but has BERT4Rec's
+/// head.
+pub fn model_name(objective: Objective) -> &'static str {
+    match objective {
+        Objective::Cloze => "BERT4Rec",
+        Objective::Causal => "SASRec-style (causal)",
+    }
+}
+
+/// Of results that do not say: they were written before there was another.
+fn bert4rec() -> String {
+    model_name(Objective::Cloze).to_string()
+}
 
 /// Test metrics under one treatment of seen items.
 pub struct Block<'a> {
@@ -334,6 +348,7 @@ mod tests {
         };
         Results {
             version: "1".into(),
+            model: "BERT4Rec".into(),
             dataset: "d".into(),
             data_sha256: "ab".into(),
             device: "cuda:1".into(),
@@ -392,6 +407,11 @@ mod tests {
         assert_eq!(Results::read(&path), None);
         results().write(&path).unwrap();
         assert_eq!(Results::read(&path), Some(results()));
+        // Written before there was another model.
+        let mut older = serde_json::to_value(results()).unwrap();
+        older.as_object_mut().unwrap().remove("model");
+        std::fs::write(&path, older.to_string()).unwrap();
+        assert_eq!(Results::read(&path), Some(results()));
         std::fs::write(&path, "{").unwrap();
         assert_eq!(Results::read(&path), None);
     }
@@ -406,9 +426,9 @@ mod tests {
             fields.map(str::to_string).collect::<Vec<_>>()
         };
         assert_eq!(row("seen items", ""), ["seen items", "K", "model", "ndcg", "hit"]);
-        assert_eq!(row("left out", MODEL), ["left out", "5", MODEL, "0.1000", "0.0600"]);
+        assert_eq!(row("left out", "BERT4Rec"), ["left out", "5", "BERT4Rec", "0.1000", "0.0600"]);
         assert_eq!(row("left out", "pop"), ["left out", "5", "popularity", "0.0200", "0.0120"]);
-        assert_eq!(row("ranked", MODEL), ["ranked", "5", MODEL, "0.2333", "0.1400"]);
+        assert_eq!(row("ranked", "BERT4Rec"), ["ranked", "5", "BERT4Rec", "0.2333", "0.1400"]);
         assert_eq!(row("ranked", "pop"), ["ranked", "5", "popularity", "0.0100", "0.0060"]);
         assert_eq!(text.matches("left out").count(), 4, "two cut-offs for each");
     }

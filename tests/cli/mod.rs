@@ -3,6 +3,7 @@
 mod cuda;
 mod disk;
 mod fallback;
+mod family;
 mod protocols;
 mod refusals;
 mod runs;

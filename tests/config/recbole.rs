@@ -123,7 +123,7 @@ fn recboles_full_configuration_runs_unmodified() {
             resolved.notes
         );
     }
-    for key in ["loss_type", "model", "transform", "eval_args.order"] {
+    for key in ["model", "transform", "eval_args.order"] {
         assert!(resolved.satisfied.iter().any(|name| name == key), "{key}");
     }
 }

@@ -1,7 +1,7 @@
 //! Each key's range, and what has to hold between keys.
 
 use b4r::config::{
-    Activation, BatchSize, DataFormat, Device, Duplicates, Metric, NormPlacement, Objective,
+    Activation, BatchSize, DataFormat, Device, Duplicates, Loss, Metric, NormPlacement, Objective,
     Positions, Precision, Schedule, validate,
 };
 
@@ -231,6 +231,25 @@ fn the_objective_has_two_names() {
     assert!(
         notes.iter().any(|note| note.contains("mask_ratio") && note.contains("without effect"))
     );
+}
+
+#[test]
+fn losses_over_a_sample_have_their_keys() {
+    assert_eq!(good(&["--loss_type=ce"]).train.loss, Loss::CrossEntropy);
+    let train = good(&["--loss_type=sampled-softmax", "--n_negatives=300"]).train;
+    assert_eq!((train.loss, train.negatives), (Loss::SampledSoftmax, 300));
+    let train = good(&["--loss_type=GBCE", "--gbce_t=0.5"]).train;
+    assert_eq!((train.loss, train.calibration), (Loss::Gbce, 0.5));
+    for (key, values) in [("n_negatives", ["0", "-1"]), ("gbce_t", ["1.1", "nan"])] {
+        for value in values {
+            refused(flags(&[&format!("--{key}={value}")]), key, &["remedy: "]);
+        }
+    }
+    refused(flags(&["--negs_per_pos=256"]), "--negs_per_pos", &["n_negatives"]);
+    let notes = yaml("n_negatives: 300\ngbce_t: 0.5").unwrap().notes;
+    assert_eq!(notes.iter().filter(|note| note.contains("without effect")).count(), 2, "{notes:?}");
+    let notes = yaml("loss_type: gBCE\nn_negatives: 300\ngbce_t: 0.5").unwrap().notes;
+    assert!(notes.is_empty(), "{notes:?}");
 }
 
 #[test]

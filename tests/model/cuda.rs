@@ -5,7 +5,7 @@ use crate::util::cuda::{device, real_driver};
 use crate::util::draw;
 use crate::util::fixture::{Case, Results, cases, hold_bf16, hold_taken, segments};
 use b4r::batch::Batch;
-use b4r::config::{ModelConfig, NormPlacement, TrainConfig};
+use b4r::config::{ModelConfig, NormPlacement, Objective, TrainConfig};
 use b4r::cpu::{CpuEngine, Scorer};
 use b4r::cuda::batch::Capacity;
 use b4r::cuda::engine::CudaEngine;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 /// `None` for sizes that the kernels refuse.
 fn gradients<S: Storage>(case: &Case<GradientCase>) -> Option<Results> {
     let GradientCase { model, dropout } = &case.parameters;
-    if !model.inner_size.is_multiple_of(16) || model.causal {
+    if !model.inner_size.is_multiple_of(16) {
         return None;
     }
     let config = model.config(Some(dropout));
@@ -110,6 +110,69 @@ fn cuda<S: Storage>() -> CudaEngine<S> {
     let mut engine = CudaEngine::new(device(), &model(), &train(), ITEMS).unwrap();
     engine.reserve_training(Capacity { tokens: 700, sequences: 14, rows: 300 }).unwrap();
     engine
+}
+
+/// The batch `number` with the next item as each item's target.
+fn causal_batch(number: u64) -> Batch {
+    let mut batch = batch(number);
+    let mask = ITEMS as u32 + 1;
+    for (&row, &target) in batch.rows.iter().zip(&batch.targets) {
+        batch.ids[row as usize] = target;
+    }
+    assert!(!batch.ids.contains(&mask));
+    batch.rows = (0..batch.ids.len() as u32).collect();
+    batch.cu_rows = batch.cu_seqlens.clone();
+    batch.targets = [&batch.ids[1..], &batch.ids[..1]].concat();
+    batch.token_segments = segments(&batch.ids);
+    batch.target_segments = segments(&batch.targets);
+    batch
+}
+
+/// Under the causal mask too, in training and in ranking.
+fn causal_follows_the_cpu<S: Storage>(allowed: f64) {
+    let model = ModelConfig { objective: Objective::Causal, ..model() };
+    let mut reference = CpuEngine::new(&model, &train(), ITEMS, 2).unwrap();
+    let mut engine = CudaEngine::<S>::new(device(), &model, &train(), ITEMS).unwrap();
+    for number in 1..=20 {
+        let step = Step { number, seed: 3, learning_rate: 2e-3 };
+        for engine in [&mut reference as &mut dyn Engine, &mut engine] {
+            engine.train_step(&causal_batch(number), &step).unwrap();
+        }
+    }
+    let (expected, got) = (reference.outcomes(true).unwrap(), engine.outcomes(true).unwrap());
+    assert_eq!(got.len(), 20);
+    for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let error = (got.loss / expected.loss - 1.0).abs();
+        assert!(error <= allowed, "step {}: {got:?}, on the CPU {expected:?}", step + 1);
+    }
+    assert!(expected[19].loss < expected[0].loss, "training does something");
+    // Only some tokens are read, and some sequences not at all.
+    let mut ranked = causal_batch(21);
+    let keep: Vec<usize> = (0..ranked.rows.len()).filter(|row| row % 7 == 3).collect();
+    ranked.targets = keep.iter().map(|&row| ranked.targets[row]).collect();
+    ranked.rows = keep.iter().map(|&row| row as u32).collect();
+    let rows_before = |end: &u32| ranked.rows.partition_point(|row| row < end) as u32;
+    ranked.cu_rows = ranked.cu_seqlens.iter().map(rows_before).collect();
+    let lists = listed(ranked.row_count(), 30);
+    let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+    engine.load_state(&reference.state().unwrap()).unwrap();
+    let (expected, got) =
+        (reference.score(&ranked, &lists).unwrap(), engine.score(&ranked, &lists).unwrap());
+    let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    for (got, expected) in got.iter().zip(&expected) {
+        let error = f64::from((got - expected).abs() / largest);
+        assert!(error <= 3.0 * allowed, "{got}, on the CPU {expected}");
+    }
+}
+
+#[test]
+fn causal_f32_follows_the_cpu() {
+    causal_follows_the_cpu::<f32>(1e-4);
+}
+
+#[test]
+fn causal_bf16_follows_the_cpu() {
+    causal_follows_the_cpu::<bf16>(1e-2);
 }
 
 /// Both engines draw the same weights and the same dropout.

@@ -29,6 +29,7 @@ fn cpu(case: &Case<Parameters>, small_chunks: bool) -> Results {
         table: &table[d..(items + 1) * d],
         bias: &bias[1..],
     };
+    let pulls = vec![problem.weight(); p];
     let mut tiling = Tiling::new(p, items);
     if small_chunks {
         tiling.chunk_rows = tiling.tile_rows();
@@ -53,11 +54,11 @@ fn cpu(case: &Case<Parameters>, small_chunks: bool) -> Results {
         for (task, d_rows) in d_chunk.chunks_mut(tiling.task_rows() * d).enumerate() {
             let first = start + task * tiling.task_rows();
             let rows = first..first + d_rows.len() / d;
-            row_gradient(&problem, &chunk, rows, &mut Vec::new(), d_rows);
+            row_gradient(&problem, &pulls, &chunk, rows, &mut Vec::new(), d_rows);
         }
     }
     let targets = segments(problem.targets);
-    subtract_targets(&problem, &targets, 0..items, d_items, d_item_bias);
+    subtract_targets(&problem, &pulls, &targets, 0..items, d_items, d_item_bias);
     Results::default()
         .out("loss", [(loss / p as f64) as f32])
         .grad("rows", d_rows)

@@ -6,12 +6,15 @@ use crate::config::parse::{
     text,
 };
 use crate::config::value::Value;
-use crate::config::{BatchSize, Learner, Schedule};
+use crate::config::{BatchSize, Learner, Loss, Schedule};
 
 const SCHEDULES: &[(&str, Schedule)] =
     &[("constant", Schedule::Constant), ("linear", Schedule::Linear), ("cosine", Schedule::Cosine)];
 
 const LEARNERS: &[(&str, Learner)] = &[("adamw", Learner::AdamW), ("adam", Learner::Adam)];
+
+const LOSSES: &[(&str, Loss)] =
+    &[("CE", Loss::CrossEntropy), ("sampled_softmax", Loss::SampledSoftmax), ("gBCE", Loss::Gbce)];
 
 pub(super) const KEYS: &[Key] = &[
     Section::Training.key(
@@ -103,6 +106,38 @@ pub(super) const KEYS: &[Key] = &[
         "Begin the windows of long histories elsewhere in every epoch",
         |c| Some(c.train.shift_windows.into()),
         |c, v| put(&mut c.train.shift_windows, boolean(v)),
+    ),
+    Section::Training.key(
+        "loss_type",
+        "NAME",
+        "CE (cross-entropy over all items) or, for huge catalogues, an estimate from n_negatives of them: \
+         sampled_softmax or gBCE",
+        |c| Some(name_of(c.train.loss, LOSSES)),
+        |c, v| {
+            put(
+                &mut c.train.loss,
+                choice(v, LOSSES).map_err(|error| {
+                    Problem::new(
+                        error.problem,
+                        "write loss_type: CE (cross-entropy over all items), sampled_softmax or gBCE",
+                    )
+                }),
+            )
+        },
+    ),
+    Section::Training.key(
+        "n_negatives",
+        "N",
+        "Items that each step draws for sampled_softmax or gBCE, the same for all rows of its batch",
+        |c| Some(c.train.negatives.into()),
+        |c, v| put(&mut c.train.negatives, size(v, 1)),
+    ),
+    Section::Training.key(
+        "gbce_t",
+        "T",
+        "Calibration of gBCE: 0 is plain binary cross-entropy, 1 undoes what sampling does to probabilities",
+        |c| Some(c.train.calibration.into()),
+        |c, v| put(&mut c.train.calibration, number(v)),
     ),
     Section::Training.key(
         "learner",

@@ -1,6 +1,8 @@
-//! The item softmax over all threads: first the tiles of a chunk of rows, then item blocks, then row blocks.
+//! The item softmax, or the binary loss in its place, over all threads: first the tiles of a chunk of rows, then item
+//! blocks, then row blocks.
 
 use crate::batch::Segments;
+use crate::cpu::gbce::{self, Negatives};
 use crate::cpu::gemm::Into;
 use crate::cpu::item_softmax::{self, Chunk, Problem, TILE_ITEMS, Tiling};
 use rayon::prelude::*;
@@ -14,6 +16,8 @@ pub struct ItemSoftmax {
     tiles: Vec<f32>,
     factors: Vec<f32>,
     sums: Vec<f32>,
+    /// `[P]` how much each row pulls at its target.
+    pulls: Vec<f32>,
 }
 
 impl ItemSoftmax {
@@ -26,21 +30,37 @@ impl ItemSoftmax {
         d_table: &mut [f32],
         d_bias: &mut [f32],
     ) -> f64 {
+        self.run_loss(problem, None, targets, d_table, d_bias)
+    }
+
+    /// The same; with `negatives`, of the binary loss.
+    pub fn run_loss(
+        &mut self,
+        problem: &Problem,
+        negatives: Option<&Negatives>,
+        targets: &Segments,
+        d_table: &mut [f32],
+        d_bias: &mut [f32],
+    ) -> f64 {
         let (rows, d) = (problem.targets.len(), problem.width());
         let tiling = Tiling::new(rows, problem.items());
         let mut d_rows = std::mem::take(&mut self.d_rows);
         d_rows.resize(rows * d, 0.0);
+        let mut pulls = std::mem::take(&mut self.pulls);
+        pulls.clear();
+        pulls.resize(rows, problem.weight());
         let mut loss = 0.0;
         for start in (0..rows).step_by(tiling.chunk_rows) {
             let end = (start + tiling.chunk_rows).min(rows);
-            let (chunk, chunk_loss) = self.fill_chunk(problem, tiling, start..end);
+            let own = &mut pulls[start..end];
+            let (chunk, chunk_loss) = self.fill_chunk(problem, negatives, tiling, start..end, own);
             loss += chunk_loss;
             let into = if start == 0 { Into::Assign } else { Into::Add };
             item_gradients(problem, &chunk, into, d_table, d_bias);
-            row_gradients(problem, &chunk, &mut d_rows[start * d..end * d]);
+            row_gradients(problem, &pulls, &chunk, &mut d_rows[start * d..end * d]);
         }
-        subtract_targets(problem, &tiling, targets, d_table, d_bias);
-        self.d_rows = d_rows;
+        subtract_targets(problem, &pulls, &tiling, targets, d_table, d_bias);
+        (self.d_rows, self.pulls) = (d_rows, pulls);
         loss / rows as f64
     }
 
@@ -48,8 +68,10 @@ impl ItemSoftmax {
     fn fill_chunk(
         &mut self,
         problem: &Problem,
+        negatives: Option<&Negatives>,
         tiling: Tiling,
         rows: Range<usize>,
+        pulls: &mut [f32],
     ) -> (Chunk<'_>, f64) {
         let ItemSoftmax { tiles, factors, sums, .. } = self;
         let (tile_rows, blocks) = (tiling.tile_rows(), tiling.item_blocks());
@@ -67,21 +89,25 @@ impl ItemSoftmax {
             .enumerate()
             .for_each(|(number, (tile, (maxima, sums)))| {
                 let items = tiling.block_items(number % blocks);
-                item_softmax::exponentials(
-                    problem,
-                    block_rows(number / blocks),
-                    items,
-                    tile,
-                    maxima,
-                    sums,
-                );
+                let rows = block_rows(number / blocks);
+                match negatives {
+                    None => item_softmax::exponentials(problem, rows, items, tile, maxima, sums),
+                    Some(negatives) => gbce::sigmoids(problem, negatives, rows, items, tile, sums),
+                }
             });
         let losses: Vec<f64> = factors
             .par_chunks_mut(blocks * tile_rows)
             .zip(sums.par_chunks(blocks * tile_rows))
+            .zip(pulls.par_chunks_mut(tile_rows))
             .enumerate()
-            .map(|(block, (maxima, sums))| {
-                item_softmax::combine(problem, tile_rows, block_rows(block), maxima, sums)
+            .map(|(block, ((factors, sums), pulls))| {
+                let rows = block_rows(block);
+                match negatives {
+                    None => item_softmax::combine(problem, tile_rows, rows, factors, sums),
+                    Some(negatives) => {
+                        gbce::combine(problem, negatives, tile_rows, rows, factors, sums, pulls)
+                    }
+                }
             })
             .collect();
         let chunk = Chunk { tiling, rows: (rows.start, rows.end), tiles, factors };
@@ -107,6 +133,7 @@ fn item_gradients(
 
 fn subtract_targets(
     problem: &Problem,
+    pulls: &[f32],
     tiling: &Tiling,
     targets: &Segments,
     d_table: &mut [f32],
@@ -118,18 +145,18 @@ fn subtract_targets(
         .enumerate()
         .for_each(|(block, (d_table, d_bias))| {
             let items = tiling.block_items(block);
-            item_softmax::subtract_targets(problem, targets, items, d_table, d_bias);
+            item_softmax::subtract_targets(problem, pulls, targets, items, d_table, d_bias);
         });
 }
 
-fn row_gradients(problem: &Problem, chunk: &Chunk, d_rows: &mut [f32]) {
+fn row_gradients(problem: &Problem, pulls: &[f32], chunk: &Chunk, d_rows: &mut [f32]) {
     let (task_rows, d) = (chunk.tiling.task_rows(), problem.width());
     d_rows.par_chunks_mut(task_rows * d).enumerate().for_each_init(
         Vec::new,
         |product, (task, d_rows)| {
             let first = chunk.rows.0 + task * task_rows;
             let rows = first..first + d_rows.len() / d;
-            item_softmax::row_gradient(problem, chunk, rows, product, d_rows);
+            item_softmax::row_gradient(problem, pulls, chunk, rows, product, d_rows);
         },
     );
 }

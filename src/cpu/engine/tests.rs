@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::batch::segments::{Scratch, Segments};
-use crate::config::{Activation, NormPlacement, Objective};
+use crate::config::{Activation, Loss, NormPlacement, Objective};
 
 fn segments(keys: &[u32], largest: u32) -> Segments {
     let mut segments = Segments::default();
@@ -38,11 +38,14 @@ fn batch(items: u32) -> Batch {
 /// Every tensor's gradient, along its own direction, against central differences, dropout on.
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for (norm, tied, hidden_act, n_layers, objective) in [
-        (NormPlacement::Post, true, Activation::Gelu, 2, Objective::Cloze),
-        (NormPlacement::Pre, false, Activation::GeluTanh, 2, Objective::Cloze),
-        (NormPlacement::Post, false, Activation::Relu, 1, Objective::Causal),
-        (NormPlacement::Pre, true, Activation::Gelu, 3, Objective::Causal),
+    let full = Loss::CrossEntropy;
+    for (norm, tied, hidden_act, n_layers, objective, loss) in [
+        (NormPlacement::Post, true, Activation::Gelu, 2, Objective::Cloze, full),
+        (NormPlacement::Pre, false, Activation::GeluTanh, 2, Objective::Cloze, full),
+        (NormPlacement::Post, false, Activation::Relu, 1, Objective::Causal, full),
+        (NormPlacement::Pre, true, Activation::Gelu, 3, Objective::Causal, full),
+        (NormPlacement::Post, true, Activation::Gelu, 1, Objective::Cloze, Loss::SampledSoftmax),
+        (NormPlacement::Post, false, Activation::Gelu, 1, Objective::Cloze, Loss::Gbce),
     ] {
         let model = ModelConfig {
             hidden_size: 12,
@@ -58,7 +61,8 @@ fn gradients_agree_with_finite_differences() {
             layer_norm_eps: 1e-5,
             ..ModelConfig::default()
         };
-        let mut engine = CpuEngine::new(&model, &TrainConfig::default(), 11, 2).unwrap();
+        let train = TrainConfig { loss, negatives: 6, ..TrainConfig::default() };
+        let mut engine = CpuEngine::new(&model, &train, 11, 2).unwrap();
         let batch = batch(11);
         let randomness = Some(Randomness { seed: 5, step: 3 });
         engine.loss_and_gradient(&batch, randomness);
@@ -85,17 +89,25 @@ fn gradients_agree_with_finite_differences() {
 #[test]
 fn threads_do_not_change_a_bit() {
     let model = ModelConfig { max_len: 9, ..ModelConfig::default() };
-    let train = TrainConfig { clip_norm: Some(0.1), weight_decay: 0.01, ..TrainConfig::default() };
-    let run = |threads| {
-        let mut engine = CpuEngine::new(&model, &train, 300, threads).unwrap();
-        for number in 1..=3 {
-            let step = Step { number, seed: 1, learning_rate: 1e-2 };
-            engine.train_step(&batch(300), &step).unwrap();
-        }
-        engine.state().unwrap().into_owned()
-    };
-    assert_eq!(run(1), run(2));
-    assert_eq!(run(1), run(5));
+    for loss in [Loss::CrossEntropy, Loss::SampledSoftmax, Loss::Gbce] {
+        let train = TrainConfig {
+            loss,
+            negatives: 150,
+            clip_norm: Some(0.1),
+            weight_decay: 0.01,
+            ..TrainConfig::default()
+        };
+        let run = |threads| {
+            let mut engine = CpuEngine::new(&model, &train, 300, threads).unwrap();
+            for number in 1..=3 {
+                let step = Step { number, seed: 1, learning_rate: 1e-2 };
+                engine.train_step(&batch(300), &step).unwrap();
+            }
+            engine.state().unwrap().into_owned()
+        };
+        assert_eq!(run(1), run(2));
+        assert_eq!(run(1), run(5));
+    }
 }
 
 /// Under `adam` the decay reaches layer norms too, under `adamw` it does not.

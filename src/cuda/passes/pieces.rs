@@ -2,7 +2,7 @@
 
 use super::Passes;
 use crate::Result;
-use crate::config::NormPlacement;
+use crate::config::{NormPlacement, Objective};
 use crate::cuda::linear::{self, Gradient};
 use crate::cuda::memory::{Slice, Storage};
 use crate::cuda::operands::{AttentionDropout, Count, HiddenDropout, Norm, NormSaved, Rows, Tail};
@@ -112,6 +112,7 @@ impl<S: Storage> Passes<'_, S> {
             queries: self.queries(layer),
             heads: self.model.n_heads,
             width: self.width(),
+            causal: self.model.objective == Objective::Causal,
         }
     }
 

@@ -1,0 +1,125 @@
+//! Generalised binary cross-entropy at the `P` rows (gBCE: Petrov and Macdonald, "gSASRec: reducing overconfidence in
+//! sequential recommendation trained with negative sampling", RecSys 2023).
+//!
+//! A row with target y and m negatives N, which its target is left out of, has the loss
+//! `(β softplus(-s_y) + Σ softplus(s_j)) / (m + 1)`, s the logits, softplus(x) = log(1 + eˣ): minus the logarithms of
+//! σ(s_y)^β and 1 - σ(s_j). With α = m / (V - 1), the share of all possible negatives, and t from 0 (plain binary
+//! cross-entropy) to 1 (probabilities as without sampling), β = α (t (1 - 1/α) + 1/α) = 1 - t (1 - α).
+//!
+//! The gradient of a logit is its own sigmoid, so tiles hold σ(s_j) with one factor a row, 1 / ((m + 1) P), and
+//! [`super::item_softmax`] makes the gradients of table and rows of them, as it does for the softmax.
+
+use super::gemm::{Into, Matrix, MatrixMut, multiply};
+use super::item_softmax::Problem;
+use super::math::exp;
+use super::vector::{dot, vectorized};
+use std::ops::Range;
+
+/// Which items of a [`Problem`] are negatives, and how targets weigh.
+#[derive(Clone, Copy)]
+pub struct Negatives<'a> {
+    /// `[C]` 1 for negatives, 0 for items that are targets alone.
+    pub sampled: &'a [f32],
+    /// How many there are, `n`.
+    pub drawn: usize,
+    /// `V`, of which the sample was drawn.
+    pub catalogue: usize,
+    /// Calibration, t.
+    pub calibration: f64,
+}
+
+impl Negatives<'_> {
+    /// `m` and β of a row whose target stands at `target`, from 0.
+    fn of_row(&self, target: usize) -> (f64, f64) {
+        let negatives = self.drawn as f64 - f64::from(self.sampled[target]);
+        let share = negatives / (self.catalogue.max(2) - 1) as f64;
+        (negatives, 1.0 - self.calibration * (1.0 - share))
+    }
+}
+
+/// log(1 + eˣ)
+fn softplus(x: f32) -> f64 {
+    f64::from(x).max(0.0) + f64::from(-x.abs()).exp().ln_1p()
+}
+
+/// Fills one tile with σ(logit), 0 where an item is not a negative of the row, and writes each row's sum of
+/// softplus(logit) over its negatives.
+pub fn sigmoids(
+    problem: &Problem,
+    negatives: &Negatives,
+    rows: Range<usize>,
+    items: Range<usize>,
+    tile: &mut [f32],
+    sums: &mut [f32],
+) {
+    let d = problem.width();
+    let tile = &mut tile[..rows.len() * items.len()];
+    let (bias, sampled) = (&problem.bias[items.clone()], &negatives.sampled[items.clone()]);
+    let h = Matrix::new(&problem.rows[rows.start * d..rows.end * d], rows.len(), d);
+    let product = MatrixMut::new(tile, rows.len(), items.len());
+    multiply(product, Into::Assign, 1.0, h, problem.table_block(&items).t());
+    let targets = &problem.targets[rows];
+    vectorized(
+        #[inline(always)]
+        || {
+            for ((row, &target), total) in tile.chunks_exact_mut(items.len()).zip(targets).zip(sums)
+            {
+                for ((x, &bias), &sampled) in row.iter_mut().zip(bias).zip(sampled) {
+                    *x = if sampled > 0.0 { *x + bias } else { f32::NEG_INFINITY };
+                }
+                let own = (target as usize - 1).wrapping_sub(items.start);
+                if let Some(own) = row.get_mut(own) {
+                    *own = f32::NEG_INFINITY;
+                }
+                *total = sigmoids_of_row(row) as f32;
+            }
+        },
+    );
+}
+
+/// Replaces logits by their sigmoids, of negative infinity by 0; returns the sum of softplus over a tile's row.
+/// Its logarithms are one: that of the product of all 1 + e^-|x|, which f64 holds for up to 1,000 items.
+#[inline(always)]
+fn sigmoids_of_row(row: &mut [f32]) -> f64 {
+    const LANES: usize = 8;
+    let (mut sums, mut products) = ([0.0f64; LANES], [1.0f64; LANES]);
+    for block in row.chunks_mut(LANES) {
+        for ((x, sum), product) in block.iter_mut().zip(&mut sums).zip(&mut products) {
+            let small = exp(-x.abs());
+            *sum += f64::from(if *x > 0.0 { *x } else { 0.0 });
+            *product *= 1.0 + f64::from(small);
+            let sigmoid = (if *x > 0.0 { 1.0 } else { small }) / (1.0 + small);
+            *x = if *x == f32::NEG_INFINITY { 0.0 } else { sigmoid };
+        }
+    }
+    sums.iter().sum::<f64>() + products.iter().product::<f64>().ln()
+}
+
+/// From the sums of one row block's tiles to its rows' losses, of which it returns the sum. Writes how much each
+/// row pulls at its target (minus the gradient of that logit), and the factor of its tiles into all of `factors`.
+pub fn combine(
+    problem: &Problem,
+    negatives: &Negatives,
+    tile_rows: usize,
+    rows: Range<usize>,
+    factors: &mut [f32],
+    sums: &[f32],
+    pulls: &mut [f32],
+) -> f64 {
+    let d = problem.width();
+    let mut loss = 0.0;
+    for ((local, row), pull) in rows.enumerate().zip(pulls) {
+        let target = problem.targets[row] as usize - 1;
+        let h = &problem.rows[row * d..][..d];
+        let logit = dot(h, &problem.table[target * d..][..d]) + problem.bias[target];
+        let (count, beta) = negatives.of_row(target);
+        let weight = 1.0 / (count + 1.0);
+        let entries = (local..sums.len()).step_by(tile_rows);
+        let of_negatives: f64 = entries.clone().map(|i| f64::from(sums[i])).sum();
+        loss += weight * (beta * softplus(-logit) + of_negatives);
+        let scale = weight * f64::from(problem.weight());
+        entries.for_each(|i| factors[i] = scale as f32);
+        *pull = (scale * beta / (1.0 + f64::from(logit).exp())) as f32;
+    }
+    loss
+}
