@@ -4,7 +4,8 @@
 //! # Letters
 //! The same letters stand for the same sizes everywhere, in code and comments:
 //! `T` packed tokens, `B` sequences, `L` max length, `D` model width, `H` heads, `K` head width,
-//! `F` feed-forward width, `V` items, `P` predicted (masked) positions, `N` layers.
+//! `F` feed-forward width, `V` items, `P` predicted positions (the masked ones, or under
+//! `objective: causal` all), `C` items that a sampled loss looks at, `N` layers.
 //!
 //! # Data flow
 //! interaction file → [`data`] (parse, filter, vocabulary, sort, split) → [`batch`] (windows, cloze

@@ -117,9 +117,16 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
 fn recipes(arguments: &ArgMatches, metrics: &[String]) -> Result<Vec<Recipe>> {
     let folder = arguments.get_one::<PathBuf>("runs").map_or(Path::new("runs"), PathBuf::as_path);
     let flags: Vec<&OsString> = arguments.get_many("flags").into_iter().flatten().collect();
-    let mut recipes = Vec::new();
+    let mut recipes: Vec<Recipe> = Vec::new();
     for file in arguments.get_many::<PathBuf>("recipes").into_iter().flatten() {
         let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+        if recipes.iter().any(|recipe| recipe.name == name) {
+            return Err(Error::config(
+                "recipes",
+                format!("two files are called {name}, so their runs would share a directory"),
+                "give one of them another name",
+            ));
+        }
         for &seed in arguments.get_many::<u64>("seeds").into_iter().flatten() {
             let words = [file.as_os_str()].into_iter().chain(flags.iter().map(|f| f.as_os_str()));
             let mut config = config::resolve(words.map(OsString::from))?.config;

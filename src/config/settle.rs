@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::resolve::Resolved;
 use super::value::{Value, shorten};
-use super::{Device, EvalUnit, Grouping, Loss, Metric, Objective, SplitRule};
+use super::{Device, EvalUnit, Grouping, Loss, Metric, Objective, SplitRule, TrainConfig};
 use super::{keys, parse, protocol};
 use crate::{Error, Result};
 
@@ -128,12 +128,15 @@ fn tell_differences(resolved: &mut Resolved) {
 /// Says where a key of sampled losses was given and the loss does not use it.
 fn tell_unused_by_the_loss(resolved: &mut Resolved) {
     let Resolved { config, notes, origins, .. } = resolved;
-    let loss = config.train.loss;
-    for (key, used, by) in [
-        ("n_negatives", loss != Loss::CrossEntropy, "loss_type: sampled_softmax and gBCE draw any"),
-        ("gbce_t", loss == Loss::Gbce, "loss_type: gBCE has it"),
+    let (train, default) = (&config.train, TrainConfig::default());
+    // A run directory's file has every key; one at its default asks for nothing.
+    let draws_none = train.loss == Loss::CrossEntropy && train.negatives != default.negatives;
+    let not_calibrated = train.loss != Loss::Gbce && train.calibration != default.calibration;
+    for (key, is_unused, by) in [
+        ("n_negatives", draws_none, "loss_type: sampled_softmax and gBCE draw any"),
+        ("gbce_t", not_calibrated, "loss_type: gBCE has it"),
     ] {
-        if origins.contains_key(key) && !used {
+        if origins.contains_key(key) && is_unused {
             notes.push(format!("{key}: without effect, since only {by}"));
         }
     }

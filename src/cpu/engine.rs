@@ -31,6 +31,7 @@ mod scorer;
 mod softmax;
 
 pub(super) use lanes::LANES;
+pub(crate) use scorer::span;
 pub use scorer::{Candidates, Scorer};
 pub use softmax::ItemSoftmax;
 

@@ -108,18 +108,23 @@ pub fn combine(
 ) -> f64 {
     let d = problem.width();
     let mut loss = 0.0;
-    for ((local, row), pull) in rows.enumerate().zip(pulls) {
-        let target = problem.targets[row] as usize - 1;
-        let h = &problem.rows[row * d..][..d];
-        let logit = dot(h, &problem.table[target * d..][..d]) + problem.bias[target];
-        let (count, beta) = negatives.of_row(target);
-        let weight = 1.0 / (count + 1.0);
-        let entries = (local..sums.len()).step_by(tile_rows);
-        let of_negatives: f64 = entries.clone().map(|i| f64::from(sums[i])).sum();
-        loss += weight * (beta * softplus(-logit) + of_negatives);
-        let scale = weight * f64::from(problem.weight());
-        entries.for_each(|i| factors[i] = scale as f32);
-        *pull = (scale * beta / (1.0 + f64::from(logit).exp())) as f32;
-    }
+    vectorized(
+        #[inline(always)]
+        || {
+            for ((local, row), pull) in rows.enumerate().zip(pulls) {
+                let target = problem.targets[row] as usize - 1;
+                let h = &problem.rows[row * d..][..d];
+                let logit = dot(h, &problem.table[target * d..][..d]) + problem.bias[target];
+                let (count, beta) = negatives.of_row(target);
+                let weight = 1.0 / (count + 1.0);
+                let entries = (local..sums.len()).step_by(tile_rows);
+                let of_negatives: f64 = entries.clone().map(|i| f64::from(sums[i])).sum();
+                loss += weight * (beta * softplus(-logit) + of_negatives);
+                let scale = weight * f64::from(problem.weight());
+                entries.for_each(|i| factors[i] = scale as f32);
+                *pull = (scale * beta / (1.0 + f64::from(logit).exp())) as f32;
+            }
+        },
+    );
     loss
 }

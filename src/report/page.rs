@@ -224,7 +224,10 @@ fn data(results: &Results) -> Markup {
 fn run(results: &Results) -> Markup {
     let rows = [
         ("parameters", thousands(results.parameters as u64)),
-        ("learning rate", format!("{:?}", results.learning_rate)),
+        (
+            "learning rate",
+            results.learning_rate.map_or("-".to_string(), |rate| format!("{rate:?}")),
+        ),
         ("steps", thousands(results.steps)),
         ("epochs", format!("{} (ended by {})", results.epochs, results.ended_by)),
         ("training", duration(results.train_seconds)),

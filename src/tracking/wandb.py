@@ -14,17 +14,20 @@ def say(**what):
     print(json.dumps(what), flush=True)
 
 
-def lines(path, start):
-    """Whole lines of `path` from byte `start`, and where they end; all of them where it has become shorter."""
+def lines(path, start, head):
+    """Whole lines of `path` from byte `start`, where they end, and its first line; all of them where that is another."""
     try:
         with open(path, "rb") as file:
-            start = start if start <= os.path.getsize(path) else 0
+            first = file.readline()
+            if not first.endswith(b"\n"):
+                return [], 0 if head else start, head
+            start = start if first == head else 0
             file.seek(start)
             text = file.read()
     except FileNotFoundError:
-        return [], start
+        return [], start, head
     whole = text[: text.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+    return [json.loads(line) for line in whole.splitlines()], start + len(whole), first
 
 
 def log(run, line, logged, before):
@@ -79,15 +82,15 @@ def main():
         return
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-    read, logged, before = 0, run.step - 1 if run.resumed else -1, 0
+    read, head, logged, before = 0, b"", run.step - 1 if run.resumed else -1, 0
     while True:
         # Asked first, so that what the run wrote last is still read.
         ended = over.wait(1.0)
-        known = read
-        found, read = lines(os.path.join(folder, "metrics.jsonl"), known)
-        if read < known:
+        found, read, first = lines(os.path.join(folder, "metrics.jsonl"), read, head)
+        if head and first != head:
             # The run began again (lr_fallback): its steps go on from those logged, since they may only rise.
             before = logged
+        head = first
         for line in found:
             logged = log(run, line, logged, before)
         if ended:

@@ -29,7 +29,9 @@ impl TrainingLoop<'_> {
             return Ok(None);
         };
         let Some(best) = &self.counters.stopping.best else { return Ok(None) };
-        if self.counters.fell_back || train.init_from.is_some() {
+        // `max_steps` ends an invocation, not the training: resumed, it may still learn.
+        let is_cut_short = self.ended_by() == "max_steps";
+        if self.counters.fell_back || train.init_from.is_some() || is_cut_short {
             return Ok(None);
         }
         let judged = self.judged();
@@ -56,7 +58,6 @@ impl TrainingLoop<'_> {
             tokens: spent.tokens,
             train_seconds: spent.train_seconds,
             eval_seconds: spent.eval_seconds,
-            metrics_bytes: metrics_log::cut(&self.directory.metrics(), 0)?,
             ..Counters::default()
         };
         self.best = None;
@@ -64,6 +65,8 @@ impl TrainingLoop<'_> {
         let drawn = initial_parameters(self.engine.table(), range, seed);
         self.begin_with(drawn)?;
         self.save()?;
+        // After a kill before this, resuming cuts the log to what the checkpoint says.
+        metrics_log::cut(&self.directory.metrics(), 0)?;
         self.export()
     }
 }

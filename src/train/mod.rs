@@ -280,7 +280,7 @@ fn summary(
         threads: actual_threads(config.run.threads),
         seed: config.train.seed,
         parameters: prepared.plan.parameters as usize,
-        learning_rate: training.peak_rate(),
+        learning_rate: Some(training.peak_rate()),
         best_epoch: best.map_or(epochs, |best| best.epoch),
         epochs,
         steps: at.step,

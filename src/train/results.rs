@@ -44,8 +44,8 @@ pub struct Results {
     /// Number of weights.
     pub parameters: usize,
     /// Peak of the learning rate that led to the weights kept: `learning_rate`, or `lr_fallback`.
-    #[serde(default)]
-    pub learning_rate: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
     /// Epoch whose weights are kept, from 1; the last where nothing was held out.
     pub best_epoch: u32,
     /// Epochs trained, the last perhaps in part.
@@ -357,7 +357,7 @@ mod tests {
             threads: 2,
             seed: u64::MAX,
             parameters: 9,
-            learning_rate: 1e-3,
+            learning_rate: Some(1e-3),
             best_epoch: 3,
             epochs: 5,
             steps: 50,

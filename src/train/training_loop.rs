@@ -130,7 +130,7 @@ impl<'a> TrainingLoop<'a> {
             }
         }
         // An evaluation outside the plan stays out of the checkpoint: resumed with more epochs, the run is
-        // the same as one that had them from the start.
+        // the same as one that had them from the start, unless `lr_fallback` took over.
         if self.counters.evaluated_at != Some(self.counters.step) && self.evaluate()? {
             self.export()?;
         }

@@ -105,3 +105,17 @@ fn killed_in_either_training_it_resumes() {
     assert!(!text.contains("too high"), "the second training goes on: {text}");
     assert_equal_runs(&reference, &Artifacts::of(&run_dir));
 }
+
+#[test]
+fn a_run_that_max_steps_ends_goes_on_with_its_own_rate() {
+    let sandbox = hopeless();
+    let settings = [&JUDGED[..], &["--lr_fallback=0.005"]].concat();
+    let reference = sandbox.reference(&settings);
+    let run_dir = sandbox.path("run");
+    let text = stderr(&sandbox.finish(&run_dir, &[&settings[..], &["--max_steps=21"]].concat()));
+    assert!(!text.contains("too high"), "{text}");
+    assert_eq!(results(&run_dir)["learning_rate"], 0.01);
+    let text = stderr(&sandbox.finish(&run_dir, &[&settings[..], &["--resume"]].concat()));
+    assert!(text.contains("too high"), "{text}");
+    assert_equal_runs(&reference, &Artifacts::of(&run_dir));
+}

@@ -4,7 +4,7 @@
 use crate::util::cuda::{device, real_driver};
 use crate::util::fixture::segments;
 use b4r::batch::Batch;
-use b4r::config::{ModelConfig, NormPlacement, TrainConfig};
+use b4r::config::{ModelConfig, NormPlacement, Objective, TrainConfig};
 use b4r::cpu::CpuEngine;
 use b4r::cuda::engine::CudaEngine;
 use b4r::cuda::kernels::MODULES;
@@ -15,15 +15,18 @@ use half::bf16;
 /// More than a tile of items.
 const ITEMS: usize = 70;
 
-/// Width, heads, inner width, place of the norms, and the lengths of the sequences: more than a tile of keys and of
-/// rows where that is cheap.
-const MODELS: [(usize, usize, usize, NormPlacement, &[u32]); 6] = [
-    (64, 4, 48, NormPlacement::Post, &[1, 97, 2, 40, 33]),
-    (64, 2, 80, NormPlacement::Pre, &[17, 70]),
-    (128, 2, 128, NormPlacement::Pre, &[70, 3]),
-    (256, 2, 64, NormPlacement::Pre, &[35, 1]),
-    (272, 17, 16, NormPlacement::Pre, &[18, 2]),
-    (528, 33, 16, NormPlacement::Pre, &[9, 1]),
+/// Width, heads, inner width, place of the norms, who sees whom, and the lengths of the sequences.
+type SmallModel = (usize, usize, usize, NormPlacement, Objective, &'static [u32]);
+
+/// More than a tile of keys and of rows where that is cheap.
+const MODELS: [SmallModel; 7] = [
+    (64, 4, 48, NormPlacement::Post, Objective::Cloze, &[1, 97, 2, 40, 33]),
+    (64, 2, 80, NormPlacement::Pre, Objective::Cloze, &[17, 70]),
+    (64, 2, 32, NormPlacement::Post, Objective::Causal, &[1, 70]),
+    (128, 2, 128, NormPlacement::Pre, Objective::Causal, &[70, 3]),
+    (256, 2, 64, NormPlacement::Pre, Objective::Cloze, &[35, 1]),
+    (272, 17, 16, NormPlacement::Pre, Objective::Cloze, &[18, 2]),
+    (528, 33, 16, NormPlacement::Pre, Objective::Cloze, &[9, 1]),
 ];
 
 /// Every other token is masked, and the last of each sequence.
@@ -62,12 +65,13 @@ fn run(engine: &mut dyn Engine, batch: &Batch) -> (StepOutcome, Vec<u32>) {
 /// Launches every kernel for `S`, and those that are for both. Loss, norm of the gradient and mean reciprocal rank
 /// are within `allowed` of the CPU's, relatively.
 pub fn run_all<S: Storage>(allowed: f64) {
-    for (hidden_size, n_heads, inner_size, norm, lengths) in MODELS {
+    for (hidden_size, n_heads, inner_size, norm, objective, lengths) in MODELS {
         let model = ModelConfig {
             hidden_size,
             n_heads,
             inner_size,
             norm,
+            objective,
             n_layers: if norm == NormPlacement::Post { 2 } else { 1 },
             tied: norm == NormPlacement::Post,
             max_len: 100,

@@ -6,7 +6,7 @@ use crate::batch::Batch;
 use crate::bench::rates::{median_seconds, pool};
 use crate::config::{ModelConfig, TrainConfig};
 use crate::cpu::adamw::{self, AdamW};
-use crate::cpu::engine::ItemSoftmax;
+use crate::cpu::engine::{ItemSoftmax, span};
 use crate::cpu::item_softmax::Problem;
 use crate::cpu::layernorm::{self, Norm, NormGradient};
 use crate::cpu::vector::vectorized;
@@ -107,16 +107,17 @@ fn ranks(problem: &Problem, repeats: usize) -> Timed {
 
 fn best(problem: &Problem, repeats: usize) -> Timed {
     let (d, items) = (problem.width(), problem.items());
-    let blocks = items.div_ceil(top_k::TILE_ITEMS);
     let seen: Vec<&[u32]> = vec![&[]; top_k::TILE_ROWS];
     let tiles: Vec<&[f32]> = problem.rows.chunks(top_k::TILE_ROWS * d).collect();
+    let span = span(tiles.len(), items);
+    let blocks = items.div_ceil(span);
     timed("top_k", repeats, || {
         (0..tiles.len() * blocks).into_par_iter().with_max_len(1).for_each_init(
             Vec::new,
             |scores, number| {
                 let rows = tiles[number / blocks];
-                let start = number % blocks * top_k::TILE_ITEMS;
-                let range = start..(start + top_k::TILE_ITEMS).min(items);
+                let start = number % blocks * span;
+                let range = start..(start + span).min(items);
                 let seen = &seen[..rows.len() / d];
                 // Scores of initial weights are finite.
                 let _ = top_k::top_k(&Problem { rows, ..*problem }, range, seen, K, scores);

@@ -20,7 +20,7 @@ use crate::cpu::lane::Randomness;
 use crate::model::shortlist::Shortlist;
 use rayon::prelude::*;
 
-/// The loss, and memory kept between steps: `O(C D)`.
+/// The loss, and memory kept between steps: `O(C D)`, and a byte an item.
 pub(super) struct SampledLoss {
     loss: Loss,
     negatives: usize,

@@ -284,7 +284,7 @@ pub(super) fn top_k_of(
 
 /// Items that one task scores, tile after tile, for each of `tiles` tiles of rows: many, so that the bar that an item must
 /// exceed is high for most, but not so many that threads lack tasks. It may not depend on the number of threads.
-fn span(tiles: usize, items: usize) -> usize {
+pub(crate) fn span(tiles: usize, items: usize) -> usize {
     let fair = (items * tiles).div_ceil(TASKS).next_multiple_of(TILE_ITEMS);
     fair.clamp(TILE_ITEMS, MOST_SPAN)
 }
