@@ -80,8 +80,7 @@ impl Run {
     }
 
     fn baseline(&self, name: &str, metric: &str) -> Option<f64> {
-        let baseline = self.results.baselines.iter().find(|baseline| baseline.name == name)?;
-        baseline.test.get(metric).and_then(Value::as_f64)
+        self.results.baseline(name)?.get(metric)?.as_f64()
     }
 }
 
@@ -127,13 +126,14 @@ fn recipes(arguments: &ArgMatches, metrics: &[String]) -> Result<Vec<Recipe>> {
                 "give one of them another name",
             ));
         }
+        let words = [file.as_os_str()].into_iter().chain(flags.iter().map(|f| f.as_os_str()));
+        let resolved = config::resolve(words.map(OsString::from))?.config;
+        require(&resolved, file, metrics)?;
         for &seed in arguments.get_many::<u64>("seeds").into_iter().flatten() {
-            let words = [file.as_os_str()].into_iter().chain(flags.iter().map(|f| f.as_os_str()));
-            let mut config = config::resolve(words.map(OsString::from))?.config;
+            let mut config = resolved.clone();
             config.train.seed = seed;
             config.run.run_dir = Some(folder.join(format!("{name}-seed{seed}")));
             config.run.resume = true;
-            require(&config, file, metrics)?;
             recipes.push(Recipe { name: name.clone(), config });
         }
     }

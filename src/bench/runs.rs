@@ -5,7 +5,7 @@ use crate::data::thousands;
 use crate::plot::{Chart, Ground, Series};
 use crate::report::Record;
 use crate::train::files;
-use crate::train::results::{Results, distinct, shown, smaller_is_better};
+use crate::train::results::{distinct, shown, smaller_is_better};
 use crate::{Error, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
@@ -178,7 +178,9 @@ fn table(runs: &[Run], metric: &str) -> Table {
         let mut row =
             vec![run.name.clone(), results.dataset.clone(), shown(&results.valid, metric)];
         row.extend(keys.iter().map(|key| shown(&results.test, key)));
-        row.extend(baselines.iter().map(|name| shown(baseline(results, name), metric)));
+        row.extend(baselines.iter().map(|name| {
+            results.baseline(name).map_or("-".to_string(), |test| shown(test, metric))
+        }));
         row.extend([
             results.seed.to_string(),
             results.best_epoch.to_string(),
@@ -193,13 +195,6 @@ fn table(runs: &[Run], metric: &str) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
-}
-
-/// Test metrics of a baseline; empty where the run has none of that name.
-fn baseline<'a>(results: &'a Results, name: &str) -> &'a Map<String, Value> {
-    static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
-    let found = results.baselines.iter().find(|baseline| baseline.name == name);
-    found.map_or(&NONE, |baseline| &baseline.test)
 }
 
 /// The keys that decide the numbers and are not the same in all runs: a row each, a column for each run.
@@ -327,7 +322,11 @@ fn as_csv(runs: &[Run]) -> Result<String> {
         ];
         row.extend(keys.iter().map(|key| full(&results.test, key)));
         for name in &baselines {
-            row.extend(keys.iter().map(|key| full(baseline(results, name), key)));
+            row.extend(
+                keys.iter().map(|key| {
+                    results.baseline(name).map_or(String::new(), |test| full(test, key))
+                }),
+            );
         }
         writer.write_record(&row).map_err(wrong)?;
     }

@@ -9,10 +9,9 @@
 //! The gradient of a logit is its own sigmoid, so tiles hold σ(s_j) with one factor a row, 1 / ((m + 1) P), and
 //! [`super::item_softmax`] makes the gradients of table and rows of them, as it does for the softmax.
 
-use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::item_softmax::Problem;
 use super::math::exp;
-use super::vector::{dot, vectorized};
+use super::vector::vectorized;
 use std::ops::Range;
 
 /// Which items of a [`Problem`] are negatives, and how targets weigh.
@@ -52,12 +51,9 @@ pub fn sigmoids(
     tile: &mut [f32],
     sums: &mut [f32],
 ) {
-    let d = problem.width();
     let tile = &mut tile[..rows.len() * items.len()];
     let (bias, sampled) = (&problem.bias[items.clone()], &negatives.sampled[items.clone()]);
-    let h = Matrix::new(&problem.rows[rows.start * d..rows.end * d], rows.len(), d);
-    let product = MatrixMut::new(tile, rows.len(), items.len());
-    multiply(product, Into::Assign, 1.0, h, problem.table_block(&items).t());
+    problem.products(&rows, &items, tile);
     let targets = &problem.targets[rows];
     vectorized(
         #[inline(always)]
@@ -106,16 +102,13 @@ pub fn combine(
     sums: &[f32],
     pulls: &mut [f32],
 ) -> f64 {
-    let d = problem.width();
     let mut loss = 0.0;
     vectorized(
         #[inline(always)]
         || {
             for ((local, row), pull) in rows.enumerate().zip(pulls) {
-                let target = problem.targets[row] as usize - 1;
-                let h = &problem.rows[row * d..][..d];
-                let logit = dot(h, &problem.table[target * d..][..d]) + problem.bias[target];
-                let (count, beta) = negatives.of_row(target);
+                let logit = problem.target_logit(row);
+                let (count, beta) = negatives.of_row(problem.targets[row] as usize - 1);
                 let weight = 1.0 / (count + 1.0);
                 let entries = (local..sums.len()).step_by(tile_rows);
                 let of_negatives: f64 = entries.clone().map(|i| f64::from(sums[i])).sum();

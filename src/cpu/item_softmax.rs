@@ -55,7 +55,22 @@ impl Problem<'_> {
         1.0 / self.targets.len() as f32
     }
 
-    pub(super) fn table_block(&self, items: &Range<usize>) -> Matrix<'_> {
+    /// The logit of a row's own target. Within [`vectorized`], since it is a dot product.
+    #[inline(always)]
+    pub(super) fn target_logit(&self, row: usize) -> f32 {
+        let (d, target) = (self.width(), self.targets[row] as usize - 1);
+        dot(&self.rows[row * d..][..d], &self.table[target * d..][..d]) + self.bias[target]
+    }
+
+    /// Writes products of rows with items, logits without the bias, into `tile [rows, items]`.
+    pub(super) fn products(&self, rows: &Range<usize>, items: &Range<usize>, tile: &mut [f32]) {
+        let d = self.width();
+        let h = Matrix::new(&self.rows[rows.start * d..rows.end * d], rows.len(), d);
+        let product = MatrixMut::new(tile, rows.len(), items.len());
+        multiply(product, Into::Assign, 1.0, h, self.table_block(items).t());
+    }
+
+    fn table_block(&self, items: &Range<usize>) -> Matrix<'_> {
         let d = self.width();
         Matrix::new(&self.table[items.start * d..items.end * d], items.len(), d)
     }
@@ -153,12 +168,9 @@ pub fn exponentials(
     maxima: &mut [f32],
     sums: &mut [f32],
 ) {
-    let d = problem.width();
     let tile = &mut tile[..rows.len() * items.len()];
     let bias = &problem.bias[items.clone()];
-    let h = Matrix::new(&problem.rows[rows.start * d..rows.end * d], rows.len(), d);
-    let product = MatrixMut::new(tile, rows.len(), items.len());
-    multiply(product, Into::Assign, 1.0, h, problem.table_block(&items).t());
+    problem.products(&rows, &items, tile);
     vectorized(
         #[inline(always)]
         || {
@@ -184,7 +196,6 @@ pub fn combine(
     maxima: &mut [f32],
     sums: &[f32],
 ) -> f64 {
-    let d = problem.width();
     let mut loss = 0.0;
     vectorized(
         #[inline(always)]
@@ -199,10 +210,7 @@ pub fn combine(
                 }
                 let scale = problem.weight() / total as f32;
                 entries.for_each(|i| maxima[i] *= scale);
-                let target = problem.targets[row] as usize - 1;
-                let h = &problem.rows[row * d..][..d];
-                let logit = dot(h, &problem.table[target * d..][..d]) + problem.bias[target];
-                loss += f64::from(top) + total.ln() - f64::from(logit);
+                loss += f64::from(top) + total.ln() - f64::from(problem.target_logit(row));
             }
         },
     );

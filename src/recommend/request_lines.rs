@@ -53,10 +53,14 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
+/// Whether JSON is a list: a struct can also be read from one of its fields, which nobody would want to rely on.
+pub(crate) fn is_list(json: &[u8]) -> bool {
+    json.trim_ascii_start().starts_with(b"[")
+}
+
 /// Reads `{"user": "u1"}`, `{"history": ["i3", "i7"]}`, ...
 pub(super) fn json_line(line: &[u8]) -> Parsed<Asked> {
-    // A struct can also be read from a list of its fields, which nobody would want to rely on.
-    if line.trim_ascii_start().starts_with(b"[") {
+    if is_list(line) {
         return Err(
             "this is a list; a request is an object, such as {\"user\": \"u1\"}".to_string()
         );

@@ -3,7 +3,7 @@
 use super::batcher::Count;
 use super::limits::Limits;
 use super::problem::Problem;
-use crate::recommend::{Options, Request};
+use crate::recommend::{Options, Request, is_list};
 use axum::http::StatusCode;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde_json::error::Category;
@@ -111,8 +111,7 @@ pub fn similar(query: Option<&str>, limits: &Limits) -> Result<Count, Problem> {
 }
 
 fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    // A struct can also be read from a list of its fields, which nobody would want to rely on.
-    if body.trim_ascii_start().starts_with(b"[") {
+    if is_list(body) {
         return Err(Problem::unprocessable("the body is a list; a request is an object: {...}"));
     }
     serde_json::from_slice(body).map_err(|error| match error.classify() {

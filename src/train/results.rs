@@ -176,6 +176,12 @@ impl Results {
         files::replace(path, |out| writeln!(out, "{text}"))
     }
 
+    /// Test metrics of the baseline `name`; `None` where the run has none of that name.
+    pub fn baseline(&self, name: &str) -> Option<&Map<String, Value>> {
+        let found = self.baselines.iter().find(|baseline| baseline.name == name);
+        found.map(|baseline| &baseline.test)
+    }
+
     /// The table for people on stderr and, last on stdout, the test metrics as one JSON object.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use crate::util::cuda::{device, real_driver};
 use crate::util::draw;
 use crate::util::fixture::{Case, Results, cases, hold_bf16, hold_taken, segments};
 use b4r::batch::Batch;
+use b4r::batch::pack::Packer;
 use b4r::config::{ModelConfig, NormPlacement, Objective, TrainConfig};
 use b4r::cpu::{CpuEngine, Scorer};
 use b4r::cuda::batch::Capacity;
@@ -71,29 +72,26 @@ fn train() -> TrainConfig {
 
 /// Sequences of uneven lengths up to 50 with a fifth of their items masked, another batch for each `number`.
 fn batch(number: u64) -> Batch {
-    let mut batch = Batch { cu_seqlens: vec![0], cu_rows: vec![0], ..Batch::default() };
+    let mut packer = Packer::new(ITEMS, &model());
+    let mut batch = Batch::default();
+    packer.begin(&mut batch);
+    for_each_sequence(number, |items, masked| packer.push(&mut batch, items, masked));
+    packer.group(&mut batch);
+    batch
+}
+
+/// Items of each sequence of batch `number`, and which of them are masked.
+fn for_each_sequence(number: u64, mut take: impl FnMut(&[u32], &[u32])) {
     let uniform = |name: &str, count| draw::uniform(number, name, count, 0.5, 0.5);
     for sequence in 0..14 {
         let length = 1 + (50.0 * uniform(&format!("length {sequence}"), 1)[0].powi(2)) as u32;
         let drawn = uniform(&format!("items {sequence}"), 2 * length as usize);
-        for position in 0..length {
-            let [item, chance] = [drawn[2 * position as usize], drawn[2 * position as usize + 1]];
-            // Few items make up most of the histories.
-            let item = 1 + (item.powi(3) * ITEMS as f32) as u32;
-            let masked = chance < 0.2 || position + 1 == length;
-            if masked {
-                batch.rows.push(batch.ids.len() as u32);
-                batch.targets.push(item.min(ITEMS as u32));
-            }
-            batch.ids.push(if masked { ITEMS as u32 + 1 } else { item.min(ITEMS as u32) });
-            batch.positions.push(position);
-        }
-        batch.cu_seqlens.push(batch.ids.len() as u32);
-        batch.cu_rows.push(batch.rows.len() as u32);
+        // Few items make up most of the histories.
+        let item = |x: &[f32]| (1 + (x[0].powi(3) * ITEMS as f32) as u32).min(ITEMS as u32);
+        let items: Vec<u32> = drawn.chunks_exact(2).map(item).collect();
+        let is_masked = |&i: &u32| drawn[2 * i as usize + 1] < 0.2 || i + 1 == length;
+        take(&items, &(0..length).filter(is_masked).collect::<Vec<_>>());
     }
-    batch.token_segments = segments(&batch.ids);
-    batch.target_segments = segments(&batch.targets);
-    batch
 }
 
 /// `steps` steps, from the weights that `seed` of [`train`] draws.

@@ -2,8 +2,8 @@
 //! with norms before and after the sublayers.
 
 use crate::util::cuda::{device, real_driver};
-use crate::util::fixture::segments;
 use b4r::batch::Batch;
+use b4r::batch::pack::Packer;
 use b4r::config::{ModelConfig, NormPlacement, Objective, TrainConfig};
 use b4r::cpu::CpuEngine;
 use b4r::cuda::engine::CudaEngine;
@@ -31,24 +31,17 @@ const MODELS: [SmallModel; 7] = [
 
 /// Every other token is masked, and the last of each sequence.
 fn batch(lengths: &[u32]) -> Batch {
-    let mut batch = Batch { cu_seqlens: vec![0], cu_rows: vec![0], ..Batch::default() };
+    let mut packer = Packer::new(ITEMS, &ModelConfig::default());
+    let mut batch = Batch::default();
+    packer.begin(&mut batch);
     for &length in lengths {
-        for position in 0..length {
-            let token = batch.ids.len() as u32;
-            let item = 1 + (7 * token + token * token) % ITEMS as u32;
-            let masked = position % 2 == 0 || position + 1 == length;
-            if masked {
-                batch.rows.push(token);
-                batch.targets.push(item);
-            }
-            batch.ids.push(if masked { ITEMS as u32 + 1 } else { item });
-            batch.positions.push(position);
-        }
-        batch.cu_seqlens.push(batch.ids.len() as u32);
-        batch.cu_rows.push(batch.rows.len() as u32);
+        let first = batch.token_count() as u32;
+        let item = |token: u32| 1 + (7 * token + token * token) % ITEMS as u32;
+        let items: Vec<u32> = (first..first + length).map(item).collect();
+        let masked: Vec<u32> = (0..length).filter(|i| i % 2 == 0 || i + 1 == length).collect();
+        packer.push(&mut batch, &items, &masked);
     }
-    batch.token_segments = segments(&batch.ids);
-    batch.target_segments = segments(&batch.targets);
+    packer.group(&mut batch);
     batch
 }
 
