@@ -15,6 +15,7 @@ use crate::{Error, Result};
 use half::bf16;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 pub use crate::cuda::scorer::MOST_BEST;
@@ -64,6 +65,7 @@ pub struct Best {
 /// The model on a GPU. Its thread ends, and frees the GPU's memory, when this is dropped.
 pub struct Gpu {
     jobs: Sender<Job>,
+    failed: AtomicBool,
 }
 
 /// Decides what computes `model` with `items` items, and where that is a GPU, puts `parameters` there.
@@ -84,7 +86,7 @@ pub fn choose(
     let run = move || run(computing, &model, items, parameters, &ready, &asked);
     thread.spawn(run).map_err(Error::io("start", Path::new("a thread for the GPU")))?;
     let (choice, parameters) = started.recv().unwrap_or_else(|_| Err(gone()))?;
-    let gpu = choice.gpu.is_some().then_some(Gpu { jobs });
+    let gpu = choice.gpu.is_some().then(|| Gpu { jobs, failed: AtomicBool::new(false) });
     Ok(Chosen { choice, gpu, parameters })
 }
 
@@ -156,10 +158,20 @@ impl Gpu {
         self.ask(|reply| Job::Best(batch, best, reply))
     }
 
+    /// Whether the device has ever failed. After most failures its context is of no use any more.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
         let (reply, answer) = channel();
-        self.jobs.send(job(reply)).map_err(|_| gone())?;
-        answer.recv().unwrap_or_else(|_| Err(gone()))
+        // Without a thread the job, and with it the reply's sender, is gone at once.
+        drop(self.jobs.send(job(reply)));
+        let answer = answer.recv().unwrap_or_else(|_| Err(gone()));
+        if matches!(answer, Err(Error::Device { .. })) {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        answer
     }
 }
 
@@ -167,5 +179,32 @@ fn gone() -> Error {
     Error::Device {
         action: "ask the GPU".to_string(),
         problem: "its thread ended; stderr says why".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_remembered() {
+        let (jobs, asked) = channel();
+        let gpu = Gpu { jobs, failed: AtomicBool::new(false) };
+        let thread = std::thread::spawn(move || {
+            let refused = Error::config("score", "is not finite", "train again");
+            let lost = Error::Device { action: "copy".to_string(), problem: "lost".to_string() };
+            for reply in [Ok(Vec::new()), Err(refused), Err(lost), Ok(Vec::new())] {
+                match asked.recv() {
+                    Ok(Job::Rows(_, way_back)) => way_back.send(reply).unwrap(),
+                    _ => panic!("no question"),
+                }
+            }
+        });
+        for (good, failed) in [(true, false), (false, false), (false, true), (true, true)] {
+            assert_eq!(gpu.rows(Batch::default()).is_ok(), good);
+            assert_eq!(gpu.has_failed(), failed);
+        }
+        thread.join().unwrap();
+        assert!(matches!(gpu.rows(Batch::default()), Err(Error::Device { .. })));
     }
 }

@@ -96,6 +96,11 @@ impl Recommender {
         &self.choice
     }
 
+    /// Whether the GPU, where there is one, has failed since the model was opened.
+    pub fn has_failed(&self) -> bool {
+        self.gpu.as_ref().is_some_and(Gpu::has_failed)
+    }
+
     /// How the run was trained.
     pub fn config(&self) -> &Config {
         &self.config

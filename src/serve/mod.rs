@@ -97,7 +97,14 @@ pub fn serve(options: ServeOptions) -> Result<()> {
     metrics.loaded(true);
     let started = Batcher::start(slot.clone(), metrics.clone(), options.batch);
     let (batcher, batching) = started.map_err(no_threads)?;
-    let app = Arc::new(App { batcher, metrics: metrics.clone(), limits, hosts, token });
+    let app = Arc::new(App {
+        model: slot.clone(),
+        batcher,
+        metrics: metrics.clone(),
+        limits,
+        hosts,
+        token,
+    });
     let router = routes::router(app, cors);
     let watched = Watched { run, computing, read, interval: LOOK_EVERY };
 

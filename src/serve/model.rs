@@ -36,6 +36,9 @@ pub trait Model: Send + Sync {
     /// # Errors
     /// An unknown item.
     fn similar(&self, item: &str, k: usize) -> Result<Vec<Scored>>;
+
+    /// Whether what it computes with has failed, so that a model loaded anew may do better.
+    fn has_failed(&self) -> bool;
 }
 
 impl Model for Recommender {
@@ -62,6 +65,10 @@ impl Model for Recommender {
 
     fn similar(&self, item: &str, k: usize) -> Result<Vec<Scored>> {
         self.similar(item, k)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.has_failed()
     }
 }
 

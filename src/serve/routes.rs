@@ -4,6 +4,7 @@ use super::batcher::{Answer, Batcher, Failure, Job};
 use super::guard::{Hosts, Token};
 use super::limits::Limits;
 use super::metrics::{self, EndpointLabel, Metrics, RequestLabels};
+use super::model::Slot;
 use super::parse;
 use super::problem::{Problem, busy};
 use crate::recommend::Scored;
@@ -53,7 +54,9 @@ pub struct LocalAddress(pub IpAddr);
 
 /// What the handlers share.
 pub struct App {
-    /// The way to the model.
+    /// The model in use.
+    pub model: Arc<Slot>,
+    /// The way to it.
     pub batcher: Batcher,
     /// Counters.
     pub metrics: Arc<Metrics>,
@@ -74,7 +77,7 @@ pub fn router(app: Arc<App>, cors: Option<CorsLayer>) -> Router {
         .route("/metrics", get(metrics_text))
         .route_layer(middleware::from_fn_with_state(app.clone(), check_token));
     let open = Router::new()
-        .route("/health", get(|| async { json_response(&json!({"status": "ok"})) }))
+        .route("/health", get(health))
         .route("/openapi.json", get(|| asset("application/json", include_str!("openapi.json"))))
         .route("/", get(|| asset("text/html; charset=utf-8", include_str!("page/index.html"))))
         .route(
@@ -153,6 +156,15 @@ async fn similar(
     let count = parse::similar(query.as_deref(), &app.limits)?;
     let found = app.ask(|reply| Job::Similar(item.clone(), count, reply)).await?;
     Ok(json_response(&Similar { item: &item, items: &found }))
+}
+
+/// A GPU that failed once mostly fails ever after, so whoever watches the server has to learn of it.
+async fn health(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    if app.model.current().has_failed() {
+        let message = "the GPU failed; the log says why; load the model anew, or restart";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "device_failed", message));
+    }
+    Ok(json_response(&json!({"status": "ok"})))
 }
 
 async fn metrics_text(State(app): State<Arc<App>>) -> Response {

@@ -185,6 +185,11 @@ impl Trainer {
         if let Some(wandb) = wandb {
             wandb.finish();
         }
+        if matches!(outcome, Err(Error::Device { .. } | Error::Io { .. }))
+            && directory.has_checkpoint()
+        {
+            say("the run directory's checkpoint is whole: --resume continues from it");
+        }
         outcome
     }
 }

@@ -59,6 +59,23 @@ fn a_stopped_run_is_resumed_to_the_same_bits() {
 }
 
 #[test]
+fn a_lost_gpu_leaves_a_checkpoint_to_resume_from() {
+    if real_driver() {
+        eprintln!("skipped: a real GPU cannot be broken on purpose");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let (whole, parts) = (sandbox.path("whole"), sandbox.path("parts"));
+    finish(on_gpu(&sandbox, &whole, &["--epochs=3"]));
+    let mut command = on_gpu(&sandbox, &parts, &["--epochs=3"]);
+    let output = command.env("SOFTGPU_LOST_AFTER", "900").output().expect("the program starts");
+    assert_fails(&output, 1, &["the device is lost", "--resume continues from it"]);
+    assert!(files_in(&parts).contains(&"checkpoint".to_string()));
+    finish(on_gpu(&sandbox, &parts, &["--epochs=3", "--resume"]));
+    assert_equal_runs(&Artifacts::of(&whole), &Artifacts::of(&parts));
+}
+
+#[test]
 fn memory_that_runs_out_is_said_and_nothing_is_written() {
     if real_driver() {
         eprintln!("skipped: a real GPU's memory cannot be limited");

@@ -1,16 +1,17 @@
 //! A server whose model is on a GPU, a real one or the software GPU, answers as one on the CPU does.
 
 use super::{Run, Server};
-use crate::util::cuda::lend_driver;
+use crate::util::cuda::{lend_driver, real_driver};
 use serde_json::{Value, json};
 use std::process::Command;
 
-fn on_gpu(run: &Run) -> Server {
+fn on_gpu(run: &Run, more: &[(&str, &str)]) -> Server {
     let mut command = Command::new("true");
     lend_driver(&mut command);
     let environment: Vec<(&str, &str)> = command
         .get_envs()
         .filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)))
+        .chain(more.iter().copied())
         .collect();
     Server::of(&run.path(), &["--device=cuda", "--precision=f32"], &environment)
 }
@@ -28,7 +29,7 @@ fn split(mut answer: Value) -> (Value, Vec<f64>) {
 #[test]
 fn answers_are_the_cpus() {
     let run = Run::shared();
-    let (cpu, gpu) = (Server::start(&[]), on_gpu(&run));
+    let (cpu, gpu) = (Server::start(&[]), on_gpu(&run, &[]));
     assert!(gpu.said().contains("device cuda (") && gpu.said().contains(", f32"), "{}", gpu.said());
     let history = ["i9", "i12", "i20"];
     for (path, body) in [
@@ -59,4 +60,29 @@ fn answers_are_the_cpus() {
     gpu.post("/recommend", &json!({"history": history})).json();
     assert!(!gpu.said().contains("error"), "{}", gpu.said());
     gpu.finish();
+}
+
+#[test]
+fn a_lost_gpu_is_told_by_health() {
+    if real_driver() {
+        eprintln!("skipped: a real GPU cannot be broken on purpose");
+        return;
+    }
+    let run = Run::shared();
+    let server = on_gpu(&run, &[("SOFTGPU_LOST_AFTER", "100")]);
+    let question = json!({"history": ["i9", "i12"]});
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.post("/recommend", &question).status, 200);
+    let fails = |_: &usize| server.post("/recommend", &question).status != 200;
+    assert!((0..100).find(fails).is_some(), "100 launches are fewer than 100 answers need");
+    let problem = |status, code: &str| (status, code.to_string());
+    assert_eq!(server.post("/recommend", &question).problem(), problem(500, "internal"));
+    assert_eq!(server.get("/health").problem(), problem(503, "device_failed"));
+    server.wait_until_said("the device is lost");
+    assert_eq!(server.get("/items/i9/similar").status, 200, "which needs no GPU");
+    // The model that is loaded anew has not failed yet.
+    server.signal("HUP");
+    server.wait_until_said("a new model is in use");
+    assert_eq!(server.get("/health").status, 200);
+    server.finish();
 }

@@ -43,6 +43,10 @@ impl Model for Arc<Fake> {
     fn similar(&self, item: &str, _: usize) -> Result<Vec<Scored>> {
         Err(Error::config("item", format!("`{item}` is unknown"), "give another"))
     }
+
+    fn has_failed(&self) -> bool {
+        false
+    }
 }
 
 impl Fake {

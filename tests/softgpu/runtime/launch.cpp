@@ -1,7 +1,9 @@
 #include "launch.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -51,6 +53,16 @@ unsigned host_threads() {
 #endif
 }
 
+// Whether this launch comes after those that SOFTGPU_LOST_AFTER allows the process.
+bool device_is_lost() {
+    static const long allowed = [] {
+        const char* text = std::getenv("SOFTGPU_LOST_AFTER");
+        return text == nullptr ? std::numeric_limits<long>::max() : std::atol(text);
+    }();
+    static std::atomic<long> launches{0};
+    return launches++ >= allowed;
+}
+
 std::vector<uint32_t> shuffled(size_t count, uint64_t seed) {
     std::vector<uint32_t> order(count);
     for (size_t i = 0; i < count; ++i) order[i] = static_cast<uint32_t>(i);
@@ -69,6 +81,7 @@ void Launch::fail(int why, const std::string& what) {
 }
 
 void execute(Launch& launch) {
+    if (device_is_lost()) return launch.fail(LAUNCH_FAILED, "the device is lost");
     const size_t count = size_t{launch.blocks.x} * launch.blocks.y * launch.blocks.z;
     const std::vector<uint32_t> order = shuffled(count, launch.seed);
     std::atomic<size_t> next{0};
