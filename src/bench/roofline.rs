@@ -1,12 +1,14 @@
 //! A model of a training step on a GPU: what each kernel must move and multiply, counted from the shapes of a
 //! real batch, and the least time that takes at a chip's peak rates. Not a measurement.
 
+mod shape;
+
 use super::workload::Workload;
 use crate::Result;
-use crate::batch::Batch;
-use crate::config::ModelConfig;
-use crate::model::params::ParameterTable;
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+
+use shape::MODELS;
+pub use shape::Shape;
 
 /// Bytes of an activation or of a weight that a product reads.
 const STORED: f64 = 2.0;
@@ -33,164 +35,6 @@ pub const CHIPS: [Chip; 4] = [
     Chip { name: "H200", flops: 990e12, bandwidth: 4.8e12, exponentials: 3.9e12 },
     Chip { name: "L4", flops: 121e12, bandwidth: 0.3e12, exponentials: 1.9e12 },
 ];
-
-/// Sizes of one batch and its model.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// `T`
-    pub tokens: f64,
-    /// `P`
-    pub rows: f64,
-    /// Pairs of query and key over all sequences where every token asks.
-    pub pairs: f64,
-    /// The same where only the rows ask.
-    pub row_pairs: f64,
-    /// `D`
-    pub width: f64,
-    /// `H`
-    pub heads: f64,
-    /// `F`
-    pub inner: f64,
-    /// `V`
-    pub items: f64,
-    /// `N`
-    pub layers: usize,
-    /// Elements of the arena.
-    pub parameters: f64,
-}
-
-impl Shape {
-    /// Of a workload's first batch.
-    ///
-    /// # Errors
-    /// Those of reading its histories.
-    pub fn of(workload: &Workload) -> Result<Self> {
-        let (batch, items) = workload.first_batch()?;
-        Ok(Shape::new(&batch, &workload.model(0.1), items))
-    }
-
-    /// Of a batch.
-    pub fn new(batch: &Batch, model: &ModelConfig, items: usize) -> Self {
-        let spans = |bounds: &[u32]| -> Vec<f64> {
-            bounds.windows(2).map(|pair| f64::from(pair[1] - pair[0])).collect()
-        };
-        let (lengths, rows) = (spans(&batch.cu_seqlens), spans(&batch.cu_rows));
-        Shape {
-            tokens: batch.token_count() as f64,
-            rows: batch.row_count() as f64,
-            pairs: lengths.iter().map(|length| length * length).sum(),
-            row_pairs: lengths.iter().zip(&rows).map(|(length, rows)| length * rows).sum(),
-            width: model.hidden_size as f64,
-            heads: model.n_heads as f64,
-            inner: model.inner_size as f64,
-            items: items as f64,
-            layers: model.n_layers,
-            parameters: ParameterTable::count(model, items) as f64,
-        }
-    }
-}
-
-/// A model whose batch has sequences of full length only.
-struct Dense {
-    name: &'static str,
-    hidden_size: usize,
-    n_heads: usize,
-    n_layers: usize,
-    inner_size: usize,
-    items: usize,
-    max_len: usize,
-    sequences: usize,
-    tied: bool,
-}
-
-/// Models of common benchmarks, from small and narrow to a million items.
-const DENSE: [Dense; 5] = [
-    Dense {
-        name: "ML-1M",
-        hidden_size: 64,
-        n_heads: 2,
-        n_layers: 2,
-        inner_size: 256,
-        items: 3418,
-        max_len: 200,
-        sequences: 256,
-        tied: true,
-    },
-    Dense {
-        name: "ML-20M",
-        hidden_size: 256,
-        n_heads: 8,
-        n_layers: 2,
-        inner_size: 1024,
-        items: 26_746,
-        max_len: 200,
-        sequences: 256,
-        tied: true,
-    },
-    Dense {
-        name: "ML-25M",
-        hidden_size: 128,
-        n_heads: 4,
-        n_layers: 6,
-        inner_size: 2048,
-        items: 59_047,
-        max_len: 512,
-        sequences: 128,
-        tied: true,
-    },
-    // Small batches with tables of their own for input and output.
-    Dense {
-        name: "ML-25M-120",
-        hidden_size: 128,
-        n_heads: 4,
-        n_layers: 6,
-        inner_size: 2048,
-        items: 59_047,
-        max_len: 120,
-        sequences: 32,
-        tied: false,
-    },
-    Dense {
-        name: "V-1M",
-        hidden_size: 128,
-        n_heads: 4,
-        n_layers: 2,
-        inner_size: 512,
-        items: 1_000_000,
-        max_len: 100,
-        sequences: 1024,
-        tied: true,
-    },
-];
-
-impl Dense {
-    /// A fifth of the positions is masked.
-    fn shape(&self) -> Shape {
-        let model = ModelConfig {
-            hidden_size: self.hidden_size,
-            n_heads: self.n_heads,
-            n_layers: self.n_layers,
-            inner_size: self.inner_size,
-            max_len: self.max_len,
-            tied: self.tied,
-            ..ModelConfig::default()
-        };
-        let tokens = (self.sequences * self.max_len) as f64;
-        let rows = (0.2 * tokens).round();
-        Shape {
-            tokens,
-            rows,
-            pairs: tokens * self.max_len as f64,
-            row_pairs: rows * self.max_len as f64,
-            width: self.hidden_size as f64,
-            heads: self.n_heads as f64,
-            inner: self.inner_size as f64,
-            items: self.items as f64,
-            layers: self.n_layers,
-            parameters: ParameterTable::count(&model, self.items) as f64,
-        }
-    }
-}
 
 /// What a kernel does in one step, over all its launches.
 #[derive(Clone, Debug, PartialEq)]
@@ -358,14 +202,14 @@ fn backward_layer(ledger: &mut Ledger, shape: &Shape, last: bool) {
     );
 }
 
-/// Prints the table of a preset's first batch, or of one of the dense models, on the chip of this name.
+/// Prints the table of a preset's first batch, or of a model of common benchmarks, on the chip of this name.
 ///
 /// # Errors
 /// [`crate::Error::Config`] for an unknown preset.
 pub fn print(name: &str, chip: &str) -> Result<()> {
     let Some(chip) = CHIPS.iter().find(|known| known.name == chip) else { return Ok(()) };
-    let shape = match DENSE.iter().find(|dense| dense.name == name) {
-        Some(dense) => dense.shape(),
+    let shape = match MODELS.iter().find(|model| model.name == name) {
+        Some(model) => model.shape(),
         None => Shape::of(&Workload::preset(name)?)?,
     };
     println!(
@@ -428,8 +272,8 @@ mod tests {
     /// Three times the forward products of every layer, softmax and head, plus what is computed twice.
     #[test]
     fn products_add_up() {
-        for dense in &DENSE {
-            let shape = dense.shape();
+        for model in &MODELS {
+            let shape = model.shape();
             let Shape { tokens: t, rows: p, pairs, row_pairs, width: d, inner: f, .. } = shape;
             let (full, last) = (shape.layers as f64 - 1.0, 1.0);
             let products = |q: f64| 4.0 * t * d * d + 4.0 * q * d * d + 4.0 * q * d * f;
@@ -441,15 +285,15 @@ mod tests {
                 + 10.0 * p * d * shape.items
                 + 3.0 * 2.0 * p * d * d;
             let got: f64 = step(&shape).iter().map(|work| work.flops).sum();
-            assert!((got / expected - 1.0).abs() < 1e-12, "{}: {got:e}, {expected:e}", dense.name);
+            assert!((got / expected - 1.0).abs() < 1e-12, "{}: {got:e}, {expected:e}", model.name);
         }
     }
 
     #[test]
     fn launches_are_those_of_a_step() {
-        for dense in &DENSE {
-            let launches: usize = step(&dense.shape()).iter().map(|work| work.launches).sum();
-            assert_eq!(launches, 10 * dense.n_layers + 12);
+        for model in &MODELS {
+            let launches: usize = step(&model.shape()).iter().map(|work| work.launches).sum();
+            assert_eq!(launches, 10 * model.n_layers + 12);
         }
     }
 }

@@ -90,6 +90,12 @@ impl Lengths {
         }
     }
 
+    /// So many lengths, `most` at most, the same every time.
+    pub fn draw_many(&self, count: usize, most: usize) -> Vec<usize> {
+        let mut uniform = uniform_numbers();
+        (0..count).map(|_| (self.draw(&mut uniform) as usize).min(most)).collect()
+    }
+
     /// One length, from numbers of `uniform` in (0, 1).
     fn draw(&self, mut uniform: impl FnMut() -> f64) -> f64 {
         match *self {
@@ -302,14 +308,19 @@ impl Histories {
     }
 }
 
-/// Whole histories whose lengths follow the law and whose items fall off like real popularity.
-fn draw(workload: &Workload) -> Sequences {
+/// Numbers in (0, 1), the same every time.
+fn uniform_numbers() -> impl FnMut() -> f64 {
     let mut counter = 0u64;
-    let mut uniform = || {
+    move || {
         counter += 1;
         let at = [counter as u32, (counter >> 32) as u32, 0, 0];
         philox::unit(philox::block(philox::key(7), at)[0])
-    };
+    }
+}
+
+/// Whole histories whose lengths follow the law and whose items fall off like real popularity.
+fn draw(workload: &Workload) -> Sequences {
+    let mut uniform = uniform_numbers();
     let weights = (0..workload.items).map(|i| (i as f64 + 10.0).powf(-0.8));
     let cumulative: Vec<f64> = weights
         .scan(0.0, |sum, weight| {

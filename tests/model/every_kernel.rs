@@ -67,7 +67,8 @@ pub fn run_all<S: Storage>(allowed: f64) {
             objective,
             n_layers: if norm == NormPlacement::Post { 2 } else { 1 },
             tied: norm == NormPlacement::Post,
-            max_len: 100,
+            // Not more: most threads of a step are those of the position table and the arena.
+            max_len: lengths.iter().max().map_or(0, |&most| most as usize + 1),
             hidden_dropout: 0.2,
             attention_dropout: 0.2,
             ..ModelConfig::default()

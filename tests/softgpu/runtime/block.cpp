@@ -38,17 +38,12 @@ void Block::begin(Launch& launch, Index index) {
     arena_.begin_block(launch.dynamic_shared);
 #ifdef SOFTGPU_THREAD
     tokens_.reset();
-    stacks_.renew(count_);
 #endif
     if (tokens_ == nullptr) tokens_ = std::make_unique<Tokens>();
     order_release(&tokens_->start);
     for (unsigned number = 0; number < count_; ++number) {
         Fiber& fiber = fibers_[number];
-#ifdef SOFTGPU_THREAD
-        stacks_.place(fiber.stack, number);
-#else
         if (fiber.stack.bottom == nullptr) make_stack(fiber.stack, number);
-#endif
         prepare_stack(fiber.stack, entry);
         const Index threads = launch.threads;
         fiber.view.thread = {number % threads.x, number / threads.x % threads.y, number / threads.x / threads.y};

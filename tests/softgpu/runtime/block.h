@@ -76,9 +76,6 @@ class Block {
     Launch* launch_ = nullptr;
     Stack host_;
     std::unique_ptr<Fiber[]> fibers_;
-#ifdef SOFTGPU_THREAD
-    BlockStacks stacks_;
-#endif
     Warp warps_[32];
     unsigned count_ = 0, warp_count_ = 0;
     unsigned ready_warps_ = 0;

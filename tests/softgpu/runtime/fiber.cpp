@@ -55,21 +55,6 @@ void make_stack(Stack& stack, unsigned number) {
     mprotect(stack.bottom, STACK, PROT_READ | PROT_WRITE);
 }
 
-#ifdef SOFTGPU_THREAD
-BlockStacks::~BlockStacks() { std::free(memory_); }
-
-void BlockStacks::renew(unsigned count) {
-    std::free(memory_);
-    memory_ = static_cast<unsigned char*>(std::aligned_alloc(PAGE, count * STACK));
-    if (memory_ == nullptr) std::abort();
-}
-
-void BlockStacks::place(Stack& stack, unsigned number) const {
-    stack.bottom = memory_ + number * STACK;
-    stack.size = STACK - number % 16 * 256;
-}
-#endif
-
 void adopt_stack(Stack& stack) {
 #ifdef SOFTGPU_SANITIZED  // slow, and nobody else asks
     pthread_attr_t attributes;
@@ -91,9 +76,7 @@ void prepare_stack(Stack& stack, void (*entry)()) {
     if (stack.abandoned) __asan_unpoison_memory_region(stack.bottom, stack.size);
 #endif
 #ifdef SOFTGPU_THREAD
-    // A fresh one for each block: what happened on the last one must not order what happens now.
-    if (stack.tsan != nullptr) __tsan_destroy_fiber(stack.tsan);
-    stack.tsan = __tsan_create_fiber(0);
+    if (stack.tsan == nullptr) stack.tsan = __tsan_create_fiber(0);
 #endif
     stack.abandoned = true;  // until it is known to have been left in order
 #ifdef __x86_64__

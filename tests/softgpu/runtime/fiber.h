@@ -32,20 +32,6 @@ struct Stack {
 
 // Memory for fiber `number`, between two pages that cannot be touched.
 void make_stack(Stack& stack, unsigned number);
-#ifdef SOFTGPU_THREAD
-// The stacks of all fibers of a block. Fresh for each block, from malloc: ThreadSanitizer then forgets what earlier
-// blocks did there, which nothing orders before this block, but orders nothing else. One allocation for all, as
-// each costs two calls of the system.
-class BlockStacks {
-  public:
-    ~BlockStacks();
-    void renew(unsigned count);
-    void place(Stack& stack, unsigned number) const;
-
-  private:
-    unsigned char* memory_ = nullptr;
-};
-#endif
 // The stack of the calling thread of the host.
 void adopt_stack(Stack& stack);
 // Sets a stack up so that the next switch to it calls `entry`, which must not return.
