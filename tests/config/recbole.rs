@@ -238,6 +238,16 @@ fn the_configuration_from_the_field_runs_as_it_is() {
     assert_eq!(resolved.satisfied, ["eval_args.order"]);
 }
 
+/// The recipe's file says what its table in docs/search.md was made with.
+#[test]
+fn the_recipe_for_ml_1m_is_understood() {
+    let resolved = yaml(include_str!("../../examples/ml-1m.yaml")).unwrap();
+    let (config, changed) = (&resolved.config, changed(&resolved.config.eval));
+    assert_eq!((config.eval.valid_users, config.model.max_len), (Some(2048), 200));
+    assert_eq!((config.train.epochs, config.train.learning_rate), (150, 0.002));
+    assert!(changed.is_empty(), "what it changes of its protocol: {changed:?}");
+}
+
 #[test]
 fn eval_args_replace_those_of_an_earlier_file_as_a_whole() {
     let text = "eval_args: {split: {RS: [8, 1, 1]}, group_by: none, mode: pop20}";
