@@ -190,6 +190,8 @@ struct Usage<'a> {
     kernel: &'a str,
     architecture: &'a str,
     registers: u32,
+    /// Bytes of static shared memory.
+    shared: u32,
     spilled: u32,
 }
 
@@ -203,12 +205,13 @@ fn usage(report: &str) -> Vec<Usage<'_>> {
         if let Some((_, named)) = line.split_once("Compiling entry function '") {
             let mut parts = named.split('\'');
             let (kernel, architecture) = (parts.next().unwrap_or(""), parts.nth(1).unwrap_or(""));
-            all.push(Usage { kernel, architecture, registers: 0, spilled: 0 });
+            all.push(Usage { kernel, architecture, registers: 0, shared: 0, spilled: 0 });
         } else if let Some(last) = all.last_mut() {
             if line.contains("bytes spill stores") {
                 last.spilled += number_before(line, " bytes spill stores").unwrap_or(0);
             } else if line.contains(" registers") {
                 last.registers = number_before(line, " registers").unwrap_or(0);
+                last.shared = number_before(line, " bytes smem").unwrap_or(0);
             }
         }
     }
@@ -223,36 +226,38 @@ fn report(
     compiled: &[Compiled],
 ) -> Result<(), String> {
     let mut text = String::new();
-    let mut most: Option<Usage> = None;
-    let (mut kernels, mut spills) = (0, 0);
+    let mut all: Vec<Usage> = Vec::new();
+    let mut kernels = 0;
     for (source, (_, report)) in sources.iter().zip(compiled) {
         let _ = writeln!(text, "== {}.cu\n{report}", source.name);
         let usages = usage(report);
         check_names(source, &usages, nvcc)?;
         kernels += source.kernels.len();
-        for usage in usages {
-            if usage.spilled > 0 {
-                spills += 1;
-                println!(
-                    "cargo:warning=kernel {} spills {} bytes of registers on {}",
-                    usage.kernel, usage.spilled, usage.architecture
-                );
-            }
-            if most.as_ref().is_none_or(|most| usage.registers > most.registers) {
-                most = Some(usage);
-            }
-        }
+        all.extend(usages);
     }
-    if let (Some(nvcc), Some(most)) = (nvcc, most) {
+    let spilling: Vec<&Usage> = all.iter().filter(|usage| usage.spilled > 0).collect();
+    for usage in &spilling {
         println!(
-            "cargo:warning={kernels} kernels compiled with CUDA {}.{} for sm_{:?}: at most {} registers ({}, {}), {} spills; {}",
+            "cargo:warning=kernel {} spills {} bytes of registers on {}",
+            usage.kernel, usage.spilled, usage.architecture
+        );
+    }
+    let registers = all.iter().max_by_key(|usage| usage.registers);
+    let shared = all.iter().max_by_key(|usage| usage.shared);
+    if let (Some(nvcc), Some(registers), Some(shared)) = (nvcc, registers, shared) {
+        println!(
+            "cargo:warning={kernels} kernels compiled with CUDA {}.{} for sm_{:?}: at most {} registers ({}, {}), \
+             {} bytes of static shared memory ({}, {}), {} spills; {}",
             nvcc.version.0,
             nvcc.version.1,
             nvcc.architectures,
-            most.registers,
-            most.kernel,
-            most.architecture,
-            if spills == 0 { "no".to_string() } else { spills.to_string() },
+            registers.registers,
+            registers.kernel,
+            registers.architecture,
+            shared.shared,
+            shared.kernel,
+            shared.architecture,
+            if spilling.is_empty() { "no".to_string() } else { spilling.len().to_string() },
             out.join("ptxas.txt").display()
         );
     }
