@@ -82,6 +82,19 @@ pub struct Model {
 /// Share of the tokens that is masked.
 const MASKED: f64 = 0.2;
 
+const ML_25M: Model = Model {
+    name: "ML-25M",
+    hidden_size: 128,
+    n_heads: 4,
+    n_layers: 6,
+    inner_size: 2048,
+    items: 59_047,
+    max_len: 512,
+    sequences: 128,
+    lengths: None,
+    tied: true,
+};
+
 /// Models of common benchmarks, from small and narrow to a million items.
 pub const MODELS: [Model; 6] = [
     Model {
@@ -108,43 +121,10 @@ pub const MODELS: [Model; 6] = [
         lengths: None,
         tied: true,
     },
-    Model {
-        name: "ML-25M",
-        hidden_size: 128,
-        n_heads: 4,
-        n_layers: 6,
-        inner_size: 2048,
-        items: 59_047,
-        max_len: 512,
-        sequences: 128,
-        lengths: None,
-        tied: true,
-    },
-    Model {
-        name: "ML-25M-packed",
-        hidden_size: 128,
-        n_heads: 4,
-        n_layers: 6,
-        inner_size: 2048,
-        items: 59_047,
-        max_len: 512,
-        sequences: 128,
-        lengths: Some(Lengths::LogNormal(71.0, 154.0, 20.0)),
-        tied: true,
-    },
+    ML_25M,
+    Model { name: "ML-25M-packed", lengths: Some(Lengths::LogNormal(71.0, 154.0, 20.0)), ..ML_25M },
     // Small batches with tables of their own for input and output.
-    Model {
-        name: "ML-25M-120",
-        hidden_size: 128,
-        n_heads: 4,
-        n_layers: 6,
-        inner_size: 2048,
-        items: 59_047,
-        max_len: 120,
-        sequences: 32,
-        lengths: None,
-        tied: false,
-    },
+    Model { name: "ML-25M-120", max_len: 120, sequences: 32, tied: false, ..ML_25M },
     Model {
         name: "V-1M",
         hidden_size: 128,

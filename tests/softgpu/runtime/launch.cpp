@@ -105,7 +105,8 @@ void execute(Launch& launch) {
         for (size_t at = next++; at < count && launch.code == 0; at = next++) {
             const unsigned number = order[at];
             const Index blocks = launch.blocks;
-            turns[turn++ % TURNS]->run(launch, {number % blocks.x, number / blocks.x % blocks.y, number / blocks.x / blocks.y});
+            const Index index = {number % blocks.x, number / blocks.x % blocks.y, number / blocks.x / blocks.y};
+            turns[turn++ % TURNS]->run(launch, index);
         }
         for (auto& block : turns) pool().give(std::move(block));
     };
