@@ -3,7 +3,7 @@
 use crate::cli::Sandbox;
 use b4r::Config;
 use b4r::baseline::{Baseline, evaluate};
-use b4r::config::{EvalUnit, Mode};
+use b4r::config::{EvalUnit, Mode, Negatives};
 use b4r::data::{EvalRow, Sequences, Split, split};
 use b4r::eval::{Draw, FILTERED, Procedure, RankedData, draw, rank};
 use b4r::train::judge::{Judge, Judged};
@@ -103,7 +103,15 @@ fn ranks_among_negatives_follow_the_definition() {
     let split = split(&sequences, None, &config.eval, 0).unwrap();
     let (rows, counts) = (&split.test, [1; ITEMS]);
     let (mode, unit, seed) = (Mode::Uniform(9), EvalUnit::Row, 3);
-    let drawn = draw(&Draw { sequences: &sequences, rows, counts: &counts, mode, unit, seed });
+    let drawn = draw(&Draw {
+        sequences: &sequences,
+        rows,
+        counts: &counts,
+        mode,
+        unit,
+        negatives: Negatives::Unseen,
+        seed,
+    });
     let drawn = drawn.unwrap().unwrap();
     let candidates = Some(&drawn);
     let data = RankedData { sequences: &sequences, rows, item_count: ITEMS, candidates };

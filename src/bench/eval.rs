@@ -6,7 +6,7 @@ use super::rates::median;
 use super::report::Report;
 use super::settings::Settings;
 use super::workload::{Histories, Workload};
-use crate::config::{EvalConfig, EvalUnit, Mode};
+use crate::config::{EvalConfig, EvalUnit, Mode, Negatives};
 use crate::cpu::CpuEngine;
 use crate::data::training_counts;
 use crate::eval::{Draw, Procedure, RankedData, draw, rank};
@@ -88,8 +88,8 @@ pub fn measure(case: &Case) -> Result<Measured> {
     let rows = &split.test[..split.test.len().min(*most_users)];
     let counts = training_counts(&sequences, &split, items, false)?;
     let negatives = |rows| {
-        let (mode, unit) = (mode(&case.mode)?, EvalUnit::Row);
-        draw(&Draw { sequences: &sequences, rows, counts: &counts, mode, unit, seed: 1 })
+        let (mode, unit, negatives) = (mode(&case.mode)?, EvalUnit::Row, Negatives::Unseen);
+        draw(&Draw { sequences: &sequences, rows, counts: &counts, mode, unit, negatives, seed: 1 })
     };
     let procedure = Procedure {
         model: &model,

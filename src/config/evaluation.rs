@@ -17,6 +17,8 @@ pub struct EvalConfig {
     pub test_mode: Mode,
     /// `eval_unit`: what one ranked list is.
     pub unit: EvalUnit,
+    /// `eval_negatives`: which items `uniN` and `popN` draw from.
+    pub negatives: Negatives,
     /// `valid_users`: validate on so many users, drawn at random; the validation items of all others train.
     pub valid_users: Option<usize>,
     /// `eval_seed`: seed of negatives and of the draw of `valid_users`; `None` takes `seed`.
@@ -124,11 +126,35 @@ impl Mode {
 /// What one ranked list is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvalUnit {
-    /// Every row by itself, negatives distinct and outside the user's history.
+    /// Every row by itself, negatives distinct.
     Row,
     /// As RecBole does it: under sampling all rows of a user in one list, negatives drawn with replacement
     /// from all items but the row's own target.
     RecBole,
+}
+
+/// Which items the negatives of a row are drawn from. [`EvalUnit::RecBole`] has rules of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Negatives {
+    /// Those outside the user's whole history; popular is what occurs often in training.
+    Unseen,
+    /// All but the row's target; popular is what occurs often in the whole file. Those that the user has seen
+    /// count only where seen items are ranked.
+    Any,
+}
+
+impl Negatives {
+    /// Names in a configuration.
+    pub const NAMES: [(&str, Negatives); 2] =
+        [("unseen", Negatives::Unseen), ("any", Negatives::Any)];
+
+    /// Name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Negatives::Unseen => "unseen",
+            Negatives::Any => "any",
+        }
+    }
 }
 
 /// Ranking metrics.
@@ -242,6 +268,7 @@ impl Default for EvalConfig {
             valid_mode: Mode::Full,
             test_mode: Mode::Full,
             unit: EvalUnit::Row,
+            negatives: Negatives::Unseen,
             valid_users: None,
             seed: None,
             filter_seen: true,

@@ -22,7 +22,9 @@ pub mod yaml;
 use std::fmt;
 use std::path::PathBuf;
 
-pub use evaluation::{EvalConfig, EvalUnit, Grouping, HeldOut, Metric, Mode, Shares, SplitRule};
+pub use evaluation::{
+    EvalConfig, EvalUnit, Grouping, HeldOut, Metric, Mode, Negatives, Shares, SplitRule,
+};
 pub use explain::{differences, explain, to_yaml};
 pub use protocol::Protocol;
 pub use resolve::{CONFIG_FILE, Invocation, Resolved, invocation, parse, read, resolve};

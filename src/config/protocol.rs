@@ -1,12 +1,18 @@
 //! Published evaluation protocols, each by one key. `docs/evaluation.md` says where each value was read.
 
-use super::evaluation::{EvalConfig, EvalUnit, HeldOut, Mode, SplitRule};
+use super::evaluation::{EvalConfig, EvalUnit, HeldOut, Mode, Negatives, SplitRule};
 use super::keys;
 use super::resolve::Resolved;
 
 /// Keys that a protocol sets.
-const KEYS: [&str; 5] =
-    ["eval_args.split", "eval_args.mode", "eval_unit", "valid_users", "filter_seen"];
+const KEYS: [&str; 6] = [
+    "eval_args.split",
+    "eval_args.mode",
+    "eval_unit",
+    "eval_negatives",
+    "valid_users",
+    "filter_seen",
+];
 
 /// A published evaluation protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +56,9 @@ impl Protocol {
                 test_mode: Mode::Popular(100),
                 ..base
             },
-            Protocol::Petrov2022 => EvalConfig { valid_users: Some(2048), ..base },
+            Protocol::Petrov2022 => {
+                EvalConfig { valid_users: Some(2048), negatives: Negatives::Any, ..base }
+            }
             Protocol::Klenitskiy2023 => base,
             Protocol::RecBole => EvalConfig { unit: EvalUnit::RecBole, filter_seen: false, ..base },
         }
@@ -64,7 +72,7 @@ impl Protocol {
             }
             Protocol::Petrov2022 => {
                 "Petrov and Macdonald 2022: 2,048 users validate on their second-last item, which trains for \
-                 all others; all items ranked, seen ones left out"
+                 all others; all items ranked, seen ones left out, also of negatives where popN asks for some"
             }
             Protocol::Klenitskiy2023 => {
                 "Klenitskiy and Vasilev 2023: second-last items validate and never train; all items ranked, \

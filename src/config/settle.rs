@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::resolve::Resolved;
 use super::value::{Value, shorten};
-use super::{Device, EvalUnit, Grouping, Loss, Metric, Objective, SplitRule, TrainConfig};
+use super::{
+    Device, EvalUnit, Grouping, Loss, Metric, Negatives, Objective, SplitRule, TrainConfig,
+};
 use super::{keys, parse, protocol};
 use crate::{Error, Result};
 
@@ -99,12 +101,21 @@ fn tell_differences(resolved: &mut Resolved) {
     let eval = &config.eval;
     let sampled = [eval.valid_mode, eval.test_mode].into_iter().find(|m| m.negatives().is_some());
     if let (Some(mode), EvalUnit::Row) = (sampled, eval.unit) {
+        let which = match eval.negatives {
+            Negatives::Unseen => "outside the user's history",
+            Negatives::Any => "other than the target",
+        };
         notes.push(format!(
-            "eval_args.mode {}: distinct negatives outside the user's history, drawn once, and a list for each \
-             row; RecBole draws anew with replacement and puts all rows of a user into one list (eval_unit: \
-             recbole)",
+            "eval_args.mode {}: distinct negatives {which}, drawn once, and a list for each row; RecBole draws anew \
+             with replacement and puts all rows of a user into one list (eval_unit: recbole)",
             mode.name()
         ));
+    } else if origins.contains_key("eval_negatives") && eval.negatives != Negatives::Unseen {
+        notes.push(
+            "eval_negatives: without effect, since only uniN and popN draw any, and eval_unit: recbole by rules of \
+             its own"
+                .to_string(),
+        );
     }
     for (key, note) in [
         ("ft_ratio", "drawn for each sequence; RecBole draws once for a whole batch"),

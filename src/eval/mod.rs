@@ -16,6 +16,7 @@ use crate::data::{EvalRow, Sequences};
 use crate::model::engine::Ranker;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ranking::{Scored, UserList, order};
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Most tokens of a batch: more only take memory.
@@ -47,8 +48,7 @@ pub struct Procedure<'a> {
     /// Most rows at once, see [`rows_at_once`]; changes nothing beyond the rounding of scores.
     pub batch_size: usize,
     /// One [`Ranking`] for each: `true` leaves out the items of the row's history (a target among them gets
-    /// [`FILTERED`]), `false` ranks them too. Negatives are never in the history, so under sampling only
-    /// the target can be left out.
+    /// [`FILTERED`]), `false` ranks them too.
     pub filters: &'a [bool],
     /// Keep the best so many items of each list.
     pub list_length: Option<usize>,
@@ -141,10 +141,10 @@ fn rank_sampled(
     for (row, items) in lists.iter().enumerate() {
         let (scores, others) = rest.split_at(items.len());
         rest = others;
+        let seen = if procedure.filters.contains(&true) { seen.get(row) } else { &[] };
         let target = scores[0];
         // What does not score less than the target, NaN included, stands before it.
-        let below = scores.iter().filter(|&&score| score < target).count();
-        let rank = (items.len() - below) as u32;
+        let is_before = |score: f32| score.partial_cmp(&target) != Some(Ordering::Less);
         let mut list: Vec<Scored> = Vec::new();
         if procedure.list_length.is_some() {
             let entries = items.iter().zip(scores).enumerate();
@@ -152,10 +152,14 @@ fn rank_sampled(
             order(&mut list);
         }
         for (ranking, &filter) in rankings.iter_mut().zip(procedure.filters) {
-            let was_seen = filter && seen.get(row).binary_search(&items[0]).is_ok();
-            let place = if was_seen { FILTERED } else { rank };
-            let kept = list.iter().filter(|entry| !(was_seen && entry.target));
-            ranking.push(&[place], items.len() as u32, kept.map(|entry| entry.item));
+            let left_out = |item: u32| filter && seen.binary_search(&item).is_ok();
+            let kept = items.iter().zip(scores).filter(|&(&item, _)| !left_out(item));
+            let (length, rank) = kept.fold((0, 0), |(length, rank), (_, &score)| {
+                (length + 1, rank + u32::from(is_before(score)))
+            });
+            let place = if left_out(items[0]) { FILTERED } else { rank };
+            let best = list.iter().map(|entry| entry.item).filter(|&item| !left_out(item));
+            ranking.push(&[place], length, best);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Drawn once, before training, by address (seed, user, position), so that every evaluation of a run and of
 //! its continuation sees the same, whatever the threads.
 
-use crate::config::{EvalUnit, Mode};
+use crate::config::{EvalUnit, Mode, Negatives};
 use crate::data::{EvalRow, Sequences};
 use crate::philox::{self, Stream};
 use crate::{Result, memory};
@@ -38,7 +38,7 @@ impl Candidates {
         &self.items[start..self.ends[row]]
     }
 
-    /// Rows with fewer than `negatives`, because no more items are left outside the user's history.
+    /// Rows with fewer than `negatives`, because there are no more items to draw.
     pub fn short_rows(&self, negatives: usize) -> usize {
         (0..self.len()).filter(|&row| self.get(row).len() <= negatives).count()
     }
@@ -55,16 +55,18 @@ pub struct Draw<'a> {
     pub counts: &'a [u32],
     /// How many, and how.
     pub mode: Mode,
-    /// Whose rules: distinct and outside the history, or RecBole's.
+    /// Whose rules: distinct, or RecBole's.
     pub unit: EvalUnit,
+    /// Which items distinct ones are drawn from.
+    pub negatives: Negatives,
     /// Seed.
     pub seed: u64,
 }
 
 /// Draws the negatives of all rows; `None` where all items are ranked.
 ///
-/// [`EvalUnit::Row`]: distinct, none of the user's whole history, one after the other with the chances of
-/// what is left; fewer where there are no more. [`EvalUnit::RecBole`]: with replacement, anything but the
+/// [`EvalUnit::Row`]: distinct, none of the user's whole history or only not the target ([`Negatives`]), one after
+/// the other with the chances of what is left; fewer where there are no more. [`EvalUnit::RecBole`]: with replacement, anything but the
 /// row's own target.
 ///
 /// # Errors
@@ -148,9 +150,9 @@ impl<'a> Weights<'a> {
 struct Drawer<'a> {
     draw: &'a Draw<'a>,
     weights: Weights<'a>,
-    /// `[V + 1]` the last user, plus 1, in whose history the item is.
+    /// `[V + 1]` the last user, plus 1, whose history keeps the item from being drawn.
     seen_by: Vec<u32>,
-    /// `[V + 1]` the last row, from 1, that the item was drawn for.
+    /// `[V + 1]` the last row, from 1, that has the item: as its target or drawn.
     drawn_for: Vec<u32>,
     rows: u32,
     user: Option<u32>,
@@ -171,9 +173,11 @@ impl<'a> Drawer<'a> {
 
     fn distinct(&mut self, row: &EvalRow, number: usize, out: &mut Vec<u32>) {
         self.rows += 1;
-        if self.user != Some(row.user) {
+        let history = self.draw.sequences.get(row.user as usize);
+        self.drawn_for[history[row.position as usize] as usize] = self.rows;
+        if self.draw.negatives == Negatives::Unseen && self.user != Some(row.user) {
             self.user = Some(row.user);
-            for &item in self.draw.sequences.get(row.user as usize) {
+            for &item in history {
                 self.seen_by[item as usize] = row.user + 1;
             }
         }

@@ -64,7 +64,8 @@ fn protocol(results: &Results) -> String {
         return "trained on everything, nothing held out".to_string();
     }
     let name = protocol.name.as_ref().map_or(String::new(), |name| format!("{name}: "));
-    let negatives = protocol.negatives_seed.map(|seed| format!(", negatives of seed {seed}"));
+    let from = protocol.negatives.as_ref().map_or(String::new(), |from| format!("{from} "));
+    let negatives = protocol.negatives_seed.map(|seed| format!(", {from}negatives of seed {seed}"));
     format!(
         "{name}{}, {} ranking{}{}, seen items {}, {} test rows of {} users",
         protocol.split.replace('_', "-"),

@@ -3,7 +3,8 @@
 use super::progress::say;
 use super::results::Protocol;
 use crate::config::{
-    Config, EvalUnit, Grouping, HeldOut, Mode, Shares, SplitRule, protocol as published,
+    Config, EvalConfig, EvalUnit, Grouping, HeldOut, Mode, Negatives, Shares, SplitRule,
+    protocol as published,
 };
 use crate::data::{EvalRow, Sequences, Split, SplitCounts, keep_all, training_counts};
 use crate::eval::{self, Candidates, Catalogue, Draw, Metrics, Procedure, RankedData, draw};
@@ -44,22 +45,24 @@ impl Judge {
         let eval = &config.eval;
         let as_recbole = eval.unit == EvalUnit::RecBole;
         let counts = training_counts(sequences, split, item_count, as_recbole)?;
-        // RecBole's popularity is that of the whole file.
-        let popularity = match as_recbole {
-            true => training_counts(sequences, &keep_all(sequences), item_count, true)?,
+        // RecBole's popularity is that of all rows of the file, Petrov and Macdonald's that of the whole file.
+        let popularity = match as_recbole || eval.negatives == Negatives::Any {
+            true => training_counts(sequences, &keep_all(sequences), item_count, as_recbole)?,
             false => counts.clone(),
         };
         let negatives = |rows: &[EvalRow], mode: Mode, name: &str| {
             let seed = config.eval_seed();
             let counts = &popularity;
-            let drawn = draw(&Draw { sequences, rows, counts, mode, unit: eval.unit, seed })?;
+            let EvalConfig { unit, negatives, .. } = *eval;
+            let drawn = draw(&Draw { sequences, rows, counts, mode, unit, negatives, seed })?;
             if let (Some(drawn), Some(n)) = (&drawn, mode.negatives()) {
                 let short = drawn.short_rows(n);
                 if short > 0 {
                     say(format_args!(
-                        "{short} of {} {name} rows have fewer than {n} negatives: no more items are outside \
-                         their user's history",
-                        rows.len()
+                        "{short} of {} {name} rows have fewer than {n} negatives: there are no more items to draw \
+                         (eval_negatives: {})",
+                        rows.len(),
+                        eval.negatives.name()
                     ));
                 }
             }
@@ -220,6 +223,8 @@ pub fn describe(config: &Config, counts: &SplitCounts, interactions: u64) -> Pro
             EvalUnit::Row => "row".to_string(),
             EvalUnit::RecBole => "recbole".to_string(),
         },
+        negatives: (sampled && eval.unit == EvalUnit::Row)
+            .then(|| eval.negatives.name().to_string()),
         negatives_seed: sampled.then(|| config.eval_seed()),
         filter_seen: eval.filter_seen,
         train_interactions: interactions,

@@ -140,6 +140,8 @@ pub struct Protocol {
     pub mode: String,
     /// What one ranked list is: `row`, or `recbole`.
     pub unit: String,
+    /// `eval_negatives`, where there are any and not by RecBole's rules.
+    pub negatives: Option<String>,
     /// Seed of the negatives, where there are any.
     pub negatives_seed: Option<u64>,
     /// Whether items of the history were left out of the ranking.
@@ -282,7 +284,8 @@ impl fmt::Display for Protocol {
         match (unit.as_str(), self.negatives_seed) {
             ("row", None) => write!(f, "{test_rows} rows of {test_users} users"),
             ("row", Some(seed)) => {
-                write!(f, "{test_rows} rows of {test_users} users, negatives of seed {seed}")
+                let from = self.negatives.as_deref().unwrap_or_default();
+                write!(f, "{test_rows} rows of {test_users} users, {from} negatives of seed {seed}")
             }
             (_, seed) => {
                 write!(f, "lists as in RecBole, {test_rows} rows of {test_users} users")?;
@@ -388,6 +391,7 @@ mod tests {
                 valid_mode: "full".into(),
                 mode: "uni50".into(),
                 unit: "row".into(),
+                negatives: Some("any".into()),
                 negatives_seed: Some(3),
                 filter_seen: true,
                 train_interactions: 99,

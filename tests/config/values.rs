@@ -43,6 +43,7 @@ fn values_out_of_range_are_refused() {
         ("tail_ratio", &["0", "-1", "nan", "x"]),
         ("protocol", &["sun", "2019"]),
         ("eval_unit", &["user", ""]),
+        ("eval_negatives", &["seen", ""]),
         ("valid_users", &["0", "-1"]),
         ("eval_seed", &["-1", "1.5"]),
         ("eval_args.group_by", &["item"]),

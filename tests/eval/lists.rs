@@ -1,7 +1,7 @@
 //! Lists of several targets and metrics of items, against RecBole's own evaluator (make_lists.py).
 
 use super::{StoredScores, procedure};
-use b4r::config::{EvalUnit, Metric, Mode, ModelConfig};
+use b4r::config::{EvalUnit, Metric, Mode, ModelConfig, Negatives};
 use b4r::data::{EvalRow, Sequences};
 use b4r::eval::ranking::UserList;
 use b4r::eval::{Catalogue, Draw, Metrics, Procedure, RankedData, Ranking, draw, rank};
@@ -144,6 +144,7 @@ fn all_items_as_negatives_are_the_full_ranking() {
         counts: &fixture.counts,
         mode: Mode::Uniform(1000),
         unit: EvalUnit::Row,
+        negatives: Negatives::Unseen,
         seed: 1,
     };
     let candidates = draw(&all).expect("little memory");
@@ -156,6 +157,33 @@ fn all_items_as_negatives_are_the_full_ranking() {
     };
     for batch_size in [3, 100] {
         assert_eq!(of(batch_size, candidates.as_ref()), of(batch_size, None));
+    }
+}
+
+/// The same where negatives may have been seen, whether those are left out or ranked.
+#[test]
+fn any_items_as_negatives_are_the_full_ranking_too() {
+    let fixture = Fixture::load();
+    let sequences = fixture.sequences();
+    let (rows, model) = (rows(sequences.len()), ModelConfig::default());
+    let all = Draw {
+        sequences: &sequences,
+        rows: &rows,
+        counts: &fixture.counts,
+        mode: Mode::Uniform(1000),
+        unit: EvalUnit::Row,
+        negatives: Negatives::Any,
+        seed: 1,
+    };
+    let candidates = draw(&all).expect("little memory");
+    for filters in [&[true, false][..], &[true], &[false]] {
+        let procedure = Procedure { list_length: Some(10), ..procedure(&model, 7, filters) };
+        let of = |candidates| {
+            let item_count = fixture.items;
+            let data = RankedData { sequences: &sequences, rows: &rows, item_count, candidates };
+            rank(&mut fixture.engine(), &data, &procedure).expect("stored scores")
+        };
+        assert_eq!(of(candidates.as_ref()), of(None), "{filters:?}");
     }
 }
 
@@ -172,6 +200,7 @@ fn batches_do_not_cut_a_users_list() {
         counts: &fixture.counts,
         mode: Mode::Popular(6),
         unit: EvalUnit::RecBole,
+        negatives: Negatives::Unseen,
         seed: 5,
     });
     let candidates = drawn.expect("little memory");

@@ -1,6 +1,6 @@
 //! What is drawn to rank a target among.
 
-use b4r::config::{EvalUnit, Mode};
+use b4r::config::{EvalUnit, Mode, Negatives};
 use b4r::data::{EvalRow, Sequences};
 use b4r::eval::{Candidates, Draw, draw};
 use proptest::prelude::*;
@@ -16,8 +16,12 @@ struct Case {
 
 impl Case {
     fn draw(&self, mode: Mode, unit: EvalUnit, seed: u64) -> Candidates {
+        self.draw_from(Negatives::Unseen, mode, unit, seed)
+    }
+
+    fn draw_from(&self, negatives: Negatives, mode: Mode, unit: EvalUnit, seed: u64) -> Candidates {
         let Case { sequences, rows, counts } = self;
-        let drawn = draw(&Draw { sequences, rows, counts, mode, unit, seed });
+        let drawn = draw(&Draw { sequences, rows, counts, mode, unit, negatives, seed });
         drawn.expect("little memory").expect("sampled")
     }
 
@@ -79,6 +83,26 @@ proptest! {
         }
         prop_assert_eq!(drawn.short_rows(number), short);
         prop_assert_eq!(&case.draw(mode, EvalUnit::Row, seed), &drawn);
+    }
+
+    #[test]
+    fn any_negatives_are_distinct_and_not_the_target(
+        case in any_case(),
+        number in 1usize..80,
+        popular: bool,
+        seed: u64,
+    ) {
+        let mode = if popular { Mode::Popular(number) } else { Mode::Uniform(number) };
+        let drawn = case.draw_from(Negatives::Any, mode, EvalUnit::Row, seed);
+        for row in 0..case.rows.len() {
+            let list = drawn.get(row);
+            let distinct: HashSet<u32> = list.iter().copied().collect();
+            prop_assert_eq!((list[0], distinct.len()), (case.target(row), list.len()));
+            let free = (1..=case.counts.len() as u32)
+                .filter(|&item| item != list[0] && (!popular || case.counts[item as usize - 1] > 0))
+                .count();
+            prop_assert_eq!(list.len() - 1, number.min(free));
+        }
     }
 
     #[test]

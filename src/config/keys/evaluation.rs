@@ -7,7 +7,7 @@ use crate::config::parse::{
 };
 use crate::config::value::Value;
 use crate::config::{
-    Config, EvalUnit, Grouping, HeldOut, Metric, Mode, Protocol, Shares, SplitRule,
+    Config, EvalUnit, Grouping, HeldOut, Metric, Mode, Negatives, Protocol, Shares, SplitRule,
 };
 
 const HELD_OUT: &[(&str, HeldOut)] = &[
@@ -63,6 +63,14 @@ pub(super) const KEYS: &[Key] = &[
         "row: each row is a list of its own; recbole: as RecBole merges and draws, to compare with its numbers",
         |c| Some(name_of(c.eval.unit, UNITS)),
         |c, v| put(&mut c.eval.unit, choice(v, UNITS)),
+    ),
+    Section::Evaluation.key(
+        "eval_negatives",
+        "WHICH",
+        "What uniN and popN draw from: unseen: items outside the user's history; any: all but the target, by \
+         popularity in the whole file, of which filter_seen then leaves out what was seen",
+        |c| Some(c.eval.negatives.name().into()),
+        |c, v| put(&mut c.eval.negatives, choice(v, &Negatives::NAMES)),
     ),
     Section::Evaluation.key(
         "valid_users",
