@@ -5,9 +5,9 @@ use super::embedding::Segments;
 use super::memory::{Memory, Slice};
 use super::operands::{Count, Rows};
 use super::step::{Size, StepBlock};
-use crate::Result;
 use crate::batch::{Batch, TrainingBatches};
 use crate::config::{ModelConfig, Objective, TrainConfig};
+use crate::{Error, Result};
 use cudarc::driver::result;
 
 /// Every array begins at a multiple of this many words, 64 bytes.
@@ -89,6 +89,15 @@ impl Capacity {
     pub fn row_count(&self) -> Count {
         Count { size: Size::Rows, most: self.rows }
     }
+}
+
+/// What the indices of a batch may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables {
+    /// `V`; [`Batch::ids`] go to `V + 1`, MASK.
+    pub items: usize,
+    /// Rows of the position table.
+    pub positions: usize,
 }
 
 /// Memory of the host that the device reads from by itself.
@@ -175,22 +184,23 @@ impl Places {
 pub struct BatchSlot {
     places: Places,
     capacity: Capacity,
+    tables: Tables,
     pinned: Pinned,
     block: Slice<u32>,
     memory: Memory,
 }
 
 impl BatchSlot {
-    /// For batches of up to `capacity`.
+    /// For batches of up to `capacity` whose indices point into `tables`.
     ///
     /// # Errors
     /// [`crate::Error::Memory`]; [`crate::Error::Device`].
-    pub fn new(device: &Device, capacity: Capacity) -> Result<Self> {
+    pub fn new(device: &Device, capacity: Capacity, tables: Tables) -> Result<Self> {
         let places = Places::new(&capacity);
         let mut memory = Memory::default();
         let block = memory.take::<u32>(device, "batch", places.total)?;
         let pinned = Pinned::new(places.total)?;
-        Ok(BatchSlot { places, capacity, pinned, block, memory })
+        Ok(BatchSlot { places, capacity, tables, pinned, block, memory })
     }
 
     /// Bytes on the device.
@@ -206,9 +216,11 @@ impl BatchSlot {
     /// Writes a batch into pinned memory. The sizes of `step` are filled in.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] when the batch is larger than the slot, or its lists contradict one another.
+    /// [`crate::Error::Device`] when the batch is larger than the slot, its lists contradict one another, or an
+    /// index is not one of its table.
     pub fn fill(&mut self, batch: &Batch, step: StepBlock) -> Result<()> {
         check_lists(batch)?;
+        check_indices(batch, &self.tables)?;
         let needed = Capacity::of(batch);
         if !self.capacity.holds(&needed) {
             let problem = format!("{needed:?} do not fit {:?}", self.capacity);
@@ -329,9 +341,41 @@ fn check_lists(batch: &Batch) -> Result<()> {
     ]
     .into_iter()
     .find(|(_, holds)| !holds);
-    problem.map_or(Ok(()), |(list, _)| {
-        let sizes =
-            format!("{tokens} tokens, {} sequences and {rows} rows", batch.sequence_count());
-        Err(failed("put the batch onto the GPU", format!("its {list} do not fit {sizes}")))
-    })
+    problem.map_or(Ok(()), |(list, _)| Err(contradiction(batch, list)))
+}
+
+fn contradiction(batch: &Batch, list: &str) -> Error {
+    let (tokens, rows) = (batch.token_count(), batch.row_count());
+    let sizes = format!("{tokens} tokens, {} sequences and {rows} rows", batch.sequence_count());
+    failed("put the batch onto the GPU", format!("its {list} do not fit {sizes}"))
+}
+
+/// Kernels read and add to what these indices name, and to row `target - 1` of what they compute for items.
+fn check_indices(batch: &Batch, tables: &Tables) -> Result<()> {
+    let items = tables.items as u32;
+    let keys = &batch.token_segments.keys;
+    let lists = [
+        ("ids", &batch.ids, 0..=items + 1),
+        ("positions", &batch.positions, 0..=tables.positions as u32 - 1),
+        ("targets", &batch.targets, 1..=items),
+        ("token_segments", keys, 0..=items + 1),
+    ];
+    for (list, indices, allowed) in lists {
+        if let Some(index) = indices.iter().find(|index| !allowed.contains(index)) {
+            let problem = format!("its {list} have {index}, not one of {allowed:?}");
+            return Err(failed("put the batch onto the GPU", problem));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a batch of which not every row has a target.
+///
+/// # Errors
+/// [`crate::Error::Device`].
+pub fn require_targets(batch: &Batch) -> Result<()> {
+    match batch.targets.len() == batch.row_count() {
+        true => Ok(()),
+        false => Err(contradiction(batch, "targets")),
+    }
 }

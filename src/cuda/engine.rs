@@ -11,7 +11,7 @@ mod training;
 pub(super) use plan::Plan;
 
 use super::adamw::{AdamW, OUTCOMES, Outcome};
-use super::batch::Capacity;
+use super::batch::{Capacity, Tables, require_targets};
 use super::choice;
 use super::device::{Device, driver};
 use super::item_softmax;
@@ -161,8 +161,14 @@ impl<S: Storage> CudaEngine<S> {
         });
         let workspace = Workspace::training::<S>(&self.device, &self.model, capacity, splits)?;
         let chunks = self.weights.arenas.chunks.len;
-        self.training = Some(Training::new(&self.device, workspace, chunks, submitted)?);
+        let tables = self.tables();
+        self.training = Some(Training::new(&self.device, workspace, tables, chunks, submitted)?);
         Ok(())
+    }
+
+    /// What batches may point into.
+    pub(super) fn tables(&self) -> Tables {
+        Tables { items: self.items, positions: self.model.max_len }
     }
 
     /// Mean loss and the gradients of all weights, laid out like the host's arena; weights are left as they
@@ -175,6 +181,7 @@ impl<S: Storage> CudaEngine<S> {
         batch: &Batch,
         dropout: Option<(u64, u64)>,
     ) -> Result<(f64, Vec<f32>)> {
+        require_targets(batch)?;
         self.reserve_training(Capacity::of(batch))?;
         let (seed, number) = dropout.unwrap_or((0, 0));
         let step =

@@ -1,6 +1,6 @@
 //! What evaluation asks of the engine: ranks and best items on the device, scores of listed items on the host.
 
-use super::batch::{BatchSlot, Capacity};
+use super::batch::{BatchSlot, Capacity, require_targets};
 use super::device::Device;
 use super::engine::{CudaEngine, Plan};
 use super::item_softmax::Problem;
@@ -58,7 +58,7 @@ impl<S: Storage> CudaEngine<S> {
         self.device.synchronize()?;
         self.ranking = None;
         let workspace = Workspace::inference::<S>(&self.device, &self.model, capacity)?;
-        let batch = BatchSlot::new(&self.device, capacity)?;
+        let batch = BatchSlot::new(&self.device, capacity, self.tables())?;
         self.ranking = Some(Ranking { workspace, batch });
         Ok(())
     }
@@ -89,6 +89,7 @@ impl<S: Storage> CudaEngine<S> {
 
     /// The rank of each row's target, as [`Engine::rank`](crate::model::engine::Engine::rank).
     pub(super) fn ranks(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
+        require_targets(batch)?;
         let Forwarded { launcher, problem, capacity } = self.forwarded(batch)?;
         let mut memory = Memory::default();
         let seen = seen_lists(launcher.device, &mut memory, seen, capacity.rows)?;

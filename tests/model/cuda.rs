@@ -285,6 +285,42 @@ fn batches_that_are_not_whole_are_refused() {
     engine.loss_and_gradient(&batch(1), None).unwrap();
 }
 
+/// So would indices beyond their tables, wherever the batch comes from.
+#[test]
+fn batches_whose_indices_have_no_table_row_are_refused() {
+    type Break = (&'static str, fn(&mut Batch));
+    let mut engine = cuda::<f32>();
+    let last = ITEMS as u32;
+    let breaks: [Break; 6] = [
+        ("ids", |batch| batch.ids[2] = ITEMS as u32 + 2),
+        ("positions", |batch| batch.positions[0] = 1 << 20),
+        ("targets", |batch| batch.targets[0] = ITEMS as u32 + 1),
+        ("targets", |batch| batch.targets[0] = 0),
+        ("token_segments", |batch| batch.token_segments.keys[0] = u32::MAX),
+        ("targets", |batch| batch.targets.truncate(1)),
+    ];
+    for (list, change) in breaks {
+        let mut broken = batch(1);
+        change(&mut broken);
+        let step = Step { number: 1, seed: 3, learning_rate: 2e-3 };
+        let none = vec![&[][..]; broken.row_count()];
+        let errors = [
+            engine.loss_and_gradient(&broken, None).map(|_| ()),
+            engine.train_step(&broken, &step),
+            engine.rank(&broken, &none).map(|_| ()),
+        ];
+        for error in errors.map(|result| result.unwrap_err().to_string()) {
+            let told = [" have ", " do not fit "]
+                .iter()
+                .any(|why| error.contains(&format!("its {list}{why}")));
+            assert!(told, "{list}: {error}");
+        }
+    }
+    let mut whole = batch(1);
+    (whole.targets[0], whole.ids[0]) = (last, last + 1);
+    engine.rank(&whole, &vec![&[][..]; whole.row_count()]).unwrap();
+}
+
 /// From a step on that is not finite, weights and moments stay as they were, and the error names that step.
 #[test]
 fn a_step_that_is_not_finite_changes_nothing() {

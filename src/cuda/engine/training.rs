@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::batch::Batch;
 use crate::cuda::adamw::{OUTCOMES, Outcome};
-use crate::cuda::batch::BatchSlot;
+use crate::cuda::batch::{BatchSlot, Tables, require_targets};
 use crate::cuda::device::{Device, driver};
 use crate::cuda::memory::{Memory, Slice};
 use crate::cuda::step::StepBlock;
@@ -45,6 +45,7 @@ impl Training {
     pub fn new(
         device: &Device,
         workspace: Workspace,
+        tables: Tables,
         chunks: usize,
         submitted: u64,
     ) -> Result<Self> {
@@ -53,7 +54,7 @@ impl Training {
         let slot = || -> Result<TrainingSlot> {
             let event = || device.context().new_event(None).map_err(driver("make an event"));
             Ok(TrainingSlot {
-                batch: BatchSlot::new(device, capacity)?,
+                batch: BatchSlot::new(device, capacity, tables)?,
                 uploaded: event()?,
                 computed: event()?,
                 graph: None,
@@ -74,6 +75,7 @@ impl Training {
 
     /// Packs and uploads a batch while the step before may still be at work. Returns its slot.
     pub fn upload(&mut self, device: &Device, batch: &Batch, step: StepBlock) -> Result<usize> {
+        require_targets(batch)?;
         let index = (self.submitted % 2) as usize;
         let slot = &mut self.slots[index];
         // The pinned memory may be written once the upload two steps ago is over, the device's block once
