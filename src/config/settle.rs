@@ -100,6 +100,8 @@ fn tell_differences(resolved: &mut Resolved) {
     let Resolved { config, notes, origins, .. } = resolved;
     let eval = &config.eval;
     let sampled = [eval.valid_mode, eval.test_mode].into_iter().find(|m| m.negatives().is_some());
+    // What a run directory's file says without anybody having asked for it.
+    let published = eval.protocol.map_or(Negatives::Unseen, |name| name.config().negatives);
     if let (Some(mode), EvalUnit::Row) = (sampled, eval.unit) {
         let which = match eval.negatives {
             Negatives::Unseen => "outside the user's history",
@@ -110,7 +112,7 @@ fn tell_differences(resolved: &mut Resolved) {
              with replacement and puts all rows of a user into one list (eval_unit: recbole)",
             mode.name()
         ));
-    } else if origins.contains_key("eval_negatives") && eval.negatives != Negatives::Unseen {
+    } else if origins.contains_key("eval_negatives") && eval.negatives != published {
         notes.push(
             "eval_negatives: without effect, since only uniN and popN draw any, and eval_unit: recbole by rules of \
              its own"

@@ -157,6 +157,8 @@ fn recboles_lists_are_another_unit_of_the_same_run() {
     sandbox.finish(&lists, &[&more[..], &["--eval_unit=recbole"]].concat());
     let [rows, lists] = [rows, lists].map(|run_dir| results(&run_dir));
     assert_eq!(lists["protocol"]["unit"], "recbole");
+    let negatives = [&rows, &lists].map(|results| &results["protocol"]["negatives"]);
+    assert_eq!(negatives, [&json!("unseen"), &json!(null)]);
     assert_eq!(rows["protocol"]["test_users"], lists["protocol"]["test_users"]);
     // Several targets a list: more of the first ten are targets.
     let precision = |results: &Value| results["test"]["precision@10"].as_f64().unwrap();

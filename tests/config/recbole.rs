@@ -2,7 +2,9 @@
 
 use super::{flags, refused, yaml};
 use b4r::config::protocol::changed;
-use b4r::config::{Device, EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Shares, SplitRule};
+use b4r::config::{
+    Device, EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Negatives, Shares, SplitRule,
+};
 
 /// Every key of RecBole's defaults for BERT4Rec on ml-100k, spelled with the values that a user's file has.
 const EVERYTHING: &str = r#"
@@ -336,7 +338,13 @@ fn a_protocol_sets_what_was_published_and_other_keys_win() {
     let eval = of("protocol: klenitskiy2023").config.eval;
     assert_eq!(eval.split, SplitRule::LeaveOneOut(HeldOut::ValidAndTest));
     assert_eq!((eval.filter_seen, eval.valid_users, eval.test_mode), (true, None, Mode::Full));
-    assert_eq!(of("protocol: petrov2022").config.eval.valid_users, Some(2048));
+    let petrov = of("protocol: petrov2022").config.eval;
+    assert_eq!((petrov.valid_users, petrov.negatives), (Some(2048), Negatives::Any));
+    let without_effect =
+        |text: &str| of(text).notes.iter().any(|note| note.contains("eval_negatives: without"));
+    assert!(without_effect("eval_negatives: any"));
+    assert!(!without_effect("eval_negatives: any\neval_args: {mode: pop10}"));
+    assert!(!without_effect("eval_negatives: any\nprotocol: petrov2022"));
     let eval = of("protocol: sun2019\nepochs: 9").config.eval;
     assert_eq!(eval.split, SplitRule::LeaveOneOut(HeldOut::TestOnly));
     assert_eq!(eval.test_mode, Mode::Popular(100));
