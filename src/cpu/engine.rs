@@ -19,12 +19,13 @@ use crate::model::engine::{Engine, State, Step, StepOutcome, not_finite};
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
-use lanes::{LaneMemory, Lanes, Network};
+use lanes::{LaneMemory, Lanes, Network, Working};
 use rayon::prelude::*;
 use sampled::SampledLoss;
 use std::borrow::Cow;
 use std::ops::Range;
 
+mod idle;
 mod lanes;
 mod sampled;
 mod scorer;
@@ -138,7 +139,8 @@ impl CpuEngine {
         let dense = table.total - table.dense_start;
         let mut rest = &mut self.d_tokens[..];
         let mut work = Vec::with_capacity(LANES);
-        for lane in lanes.busy_mut() {
+        let (busy, working) = lanes.busy_mut();
+        for lane in busy {
             let (d_tokens, tail) = rest.split_at_mut(lane.piece.tokens.len() * d);
             rest = tail;
             work.push((lane, d_tokens));
@@ -146,13 +148,17 @@ impl CpuEngine {
         let d_rows = &softmax.d_rows;
         pool.install(|| {
             work.into_par_iter().with_max_len(1).for_each(|(lane, d_tokens)| {
-                let LaneMemory { piece, activations, gradients, dense: gradient, scratch } = lane;
-                gradients.head.clear();
-                gradients.head.extend_from_slice(&d_rows[piece.rows.start * d..piece.rows.end * d]);
+                let LaneMemory { piece, activations, dense: gradient } = lane;
                 gradient.clear();
                 gradient.resize(dense, 0.0);
                 let view = View { model, table, parameters, batch, piece, randomness };
-                backward(&mut Lane { view, gradient, d_tokens, scratch }, activations, gradients);
+                working.lend(Working::default, |Working { gradients, scratch }| {
+                    let d_rows = &d_rows[piece.rows.start * d..piece.rows.end * d];
+                    gradients.head.clear();
+                    gradients.head.extend_from_slice(d_rows);
+                    let mut lane = Lane { view, gradient, d_tokens, scratch };
+                    backward(&mut lane, activations, gradients);
+                });
             });
         });
     }

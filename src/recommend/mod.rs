@@ -26,7 +26,7 @@ use input::Fault;
 
 pub use gpu::Computing;
 pub use request::{Options, POPULARITY, Query, Recommendation, Request, Scored, Selection};
-pub(crate) use request_lines::is_list;
+pub(crate) use request_lines::{Id, is_list};
 
 /// Tokens that go through the network at once, unless one history alone has more: bounds the memory of
 /// activations.

@@ -20,8 +20,9 @@ struct JsonLine {
     items: Option<Vec<Id>>,
 }
 
-/// An id, written as a string or as an integer.
-struct Id(String);
+/// An id, written as a string or, since many catalogues are numbered, as an integer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Id(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -3,46 +3,15 @@
 use super::batcher::Count;
 use super::limits::Limits;
 use super::problem::Problem;
-use crate::recommend::{Options, Request, is_list};
+use crate::recommend::{Id, Options, Request, is_list};
 use axum::http::StatusCode;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::Deserialize;
 use serde_json::error::Category;
-use std::fmt;
 
 /// Recommendations in an answer when the request does not say how many.
 pub const DEFAULT_K: usize = 10;
 
-/// An external id; whole numbers are taken as their digits, since many catalogues are numbered.
-#[derive(Clone, Debug, PartialEq)]
-struct Id(String);
-
-impl<'de> Deserialize<'de> for Id {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Ids;
-        impl Visitor<'_> for Ids {
-            type Value = Id;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an id (a string or a whole number)")
-            }
-
-            fn visit_str<E: de::Error>(self, id: &str) -> Result<Id, E> {
-                Ok(Id(id.to_string()))
-            }
-
-            fn visit_u64<E: de::Error>(self, id: u64) -> Result<Id, E> {
-                Ok(Id(id.to_string()))
-            }
-
-            fn visit_i64<E: de::Error>(self, id: i64) -> Result<Id, E> {
-                Ok(Id(id.to_string()))
-            }
-        }
-        deserializer.deserialize_any(Ids)
-    }
-}
-
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename = "a request")]
 struct RecommendBody {
     history: Option<Vec<Id>>,
@@ -53,7 +22,7 @@ struct RecommendBody {
     deny: Option<Vec<Id>>,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename = "a request")]
 struct ScoreBody {
     history: Option<Vec<Id>>,
@@ -61,7 +30,7 @@ struct ScoreBody {
     items: Vec<Id>,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename = "a query")]
 struct SimilarQuery {
     k: Option<u64>,

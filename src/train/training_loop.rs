@@ -317,10 +317,11 @@ impl<'a> TrainingLoop<'a> {
             (_, true) => format!(", {key} {shown:.4} (best so far)"),
             (_, false) => format!(", {key} {shown:.4} (best: epoch {best})"),
         };
-        say(format_args!(
-            "epoch {epoch}: loss {:.4}, learning rate {:.3e}{judged}, {:.1} s",
-            line.train_loss, line.learning_rate, line.seconds
-        ));
+        let trained = match step {
+            0 => "not trained".to_string(),
+            _ => format!("loss {:.4}, learning rate {:.3e}", line.train_loss, line.learning_rate),
+        };
+        say(format_args!("epoch {epoch}: {trained}{judged}, {:.1} s", line.seconds));
         let log = self.directory.metrics();
         counters.metrics_bytes = metrics_log::append(&log, counters.metrics_bytes, &line)?;
         if let Some(events) = &mut self.events {

@@ -1,5 +1,6 @@
 //! The forward pass of a batch over all lanes, for training and for scoring.
 
+use super::idle::Idle;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::cpu::lane::{Piece, Randomness, View};
@@ -33,16 +34,21 @@ pub struct Network<'a> {
     pub parameters: &'a [f32],
 }
 
-/// What a lane keeps between batches: buffers, never values.
+/// What a lane keeps from the forward to the backward pass, in buffers that the next batch uses again.
 pub struct LaneMemory {
     /// Its share of the batch.
     pub piece: Piece,
     /// What the forward pass keeps.
     pub activations: Activations<Vec<f32>>,
-    /// Gradients on their way down; empty until there is a backward pass.
-    pub gradients: ActivationGradients<Vec<f32>>,
     /// Gradient of the arena from `dense_start` on; empty until there is a backward pass.
     pub dense: Vec<f32>,
+}
+
+/// What a thread needs while it takes a lane through a pass: buffers, never values.
+#[derive(Default)]
+pub struct Working {
+    /// Gradients on their way down; empty until there is a backward pass.
+    pub gradients: ActivationGradients<Vec<f32>>,
     /// Temporary buffers.
     pub scratch: Scratch,
 }
@@ -55,9 +61,7 @@ impl LaneMemory {
                 layers: (0..layers).map(|_| LayerActivations::default()).collect(),
                 ..Activations::default()
             },
-            gradients: ActivationGradients::default(),
             dense: Vec::new(),
-            scratch: Scratch::default(),
         }
     }
 }
@@ -65,6 +69,8 @@ impl LaneMemory {
 /// All lanes.
 pub struct Lanes {
     all: Vec<LaneMemory>,
+    /// One a thread, not one a lane.
+    working: Idle<Working>,
     /// `[P, D]` head outputs of all lanes.
     pub head_rows: Vec<f32>,
 }
@@ -72,7 +78,8 @@ pub struct Lanes {
 impl Lanes {
     /// Empty buffers for a network of `layers` layers.
     pub fn new(layers: usize) -> Self {
-        Lanes { all: (0..LANES).map(|_| LaneMemory::new(layers)).collect(), head_rows: Vec::new() }
+        let all = (0..LANES).map(|_| LaneMemory::new(layers)).collect();
+        Lanes { all, working: Idle::default(), head_rows: Vec::new() }
     }
 
     /// Lanes that the last batch gave something to do, in the order of its sequences.
@@ -80,9 +87,10 @@ impl Lanes {
         self.all.iter().filter(|lane| !lane.piece.sequences.is_empty())
     }
 
-    /// The same, to be written to.
-    pub fn busy_mut(&mut self) -> impl Iterator<Item = &mut LaneMemory> {
-        self.all.iter_mut().filter(|lane| !lane.piece.sequences.is_empty())
+    /// The same, to be written to, and what their passes need beside.
+    pub fn busy_mut(&mut self) -> (impl Iterator<Item = &mut LaneMemory>, &Idle<Working>) {
+        let busy = self.all.iter_mut().filter(|lane| !lane.piece.sequences.is_empty());
+        (busy, &self.working)
     }
 
     /// Cuts the batch into lanes of about as many tokens each, and leaves the head's outputs in `head_rows`.
@@ -96,15 +104,18 @@ impl Lanes {
     ) {
         self.assign(batch);
         let Network { model, table, parameters } = network;
+        let Lanes { all, working, .. } = self;
         pool.install(|| {
-            self.all.par_iter_mut().with_max_len(1).for_each(|lane| {
-                let LaneMemory { piece, activations, scratch, .. } = lane;
+            all.par_iter_mut().with_max_len(1).for_each(|lane| {
+                let LaneMemory { piece, activations, .. } = lane;
                 if piece.sequences.is_empty() {
                     return;
                 }
                 let view = View { model, table, parameters, batch, piece, randomness };
-                let mut lane = Lane { view, gradient: &mut [], d_tokens: &mut [], scratch };
-                forward(&mut lane, activations);
+                working.lend(Working::default, |Working { scratch, .. }| {
+                    let mut lane = Lane { view, gradient: &mut [], d_tokens: &mut [], scratch };
+                    forward(&mut lane, activations);
+                });
             });
         });
         let mut head_rows = std::mem::take(&mut self.head_rows);

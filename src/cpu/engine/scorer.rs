@@ -1,5 +1,6 @@
 //! The model for answering only: weights, and no gradients or moments.
 
+use super::idle::Idle;
 use super::lanes::{Lanes, Network};
 use super::{bias_rows, item_rows, thread_pool};
 use crate::Result;
@@ -11,7 +12,7 @@ use crate::cpu::vector::{dot, vectorized};
 use crate::model::engine::not_finite;
 use crate::model::params::ParameterTable;
 use rayon::prelude::*;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Tasks to cut the search of the best items into where there are enough items.
 const TASKS: usize = 32;
@@ -29,7 +30,7 @@ pub struct Scorer {
     parameters: Vec<f32>,
     pool: rayon::ThreadPool,
     /// Buffers that no caller is using.
-    idle: Mutex<Vec<Lanes>>,
+    idle: Idle<Lanes>,
 }
 
 /// Which items may be recommended, apart from what each user has seen.
@@ -71,7 +72,7 @@ impl Scorer {
     ) -> Result<Self> {
         let table = ParameterTable::new(model, items);
         assert_eq!(table.total, parameters.len(), "weights of another model");
-        let (pool, idle) = (thread_pool(threads)?, Mutex::default());
+        let (pool, idle) = (thread_pool(threads)?, Idle::default());
         Ok(Scorer { model: model.clone(), table, items, parameters, pool, idle })
     }
 
@@ -210,19 +211,15 @@ impl Scorer {
 
     /// Runs the network and hands its rows to `use_rows`; the buffers go back whatever comes of it.
     fn with_rows<T>(&self, batch: &Batch, use_rows: impl FnOnce(&[f32]) -> T) -> T {
-        let waiting = self.idle().pop();
-        let mut lanes = waiting.unwrap_or_else(|| Lanes::new(self.model.n_layers));
         let network =
             Network { model: &self.model, table: &self.table, parameters: &self.parameters };
-        lanes.forward(&self.pool, network, batch, None);
-        let out = use_rows(&lanes.head_rows);
-        self.idle().push(lanes);
-        out
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Lanes>> {
-        // Whoever panicked left no half-written buffers here: they are moved in and out whole.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lend(
+            || Lanes::new(self.model.n_layers),
+            |lanes| {
+                lanes.forward(&self.pool, network, batch, None);
+                use_rows(&lanes.head_rows)
+            },
+        )
     }
 }
 
