@@ -23,9 +23,9 @@ pub const TILE_ROWS: usize = 192;
 pub const TILE_ITEMS: usize = 256;
 /// Rows that one task gives their gradient, where tiles have more: small batches then still busy many threads.
 const TASK_ROWS: usize = 96;
-/// Elements that the tiles of one chunk may take: 48 MiB, or one row of them where that is more. Each further chunk reads and writes
+/// Elements that the tiles of one chunk may take: 32 MiB, or one row of them where that is more. Each further chunk reads and writes
 /// the table's gradient once more, which is little beside its products.
-pub const MOST_ELEMENTS: usize = 12 << 20;
+pub const MOST_ELEMENTS: usize = 8 << 20;
 
 /// What the head and the output table give.
 #[derive(Clone, Copy)]

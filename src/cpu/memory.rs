@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn scores_take_no_more_than_their_budget() {
         assert_eq!(tile_elements(100, 36), (36 + 192) * 256);
-        assert_eq!(tile_elements(1 << 20, 1 << 20), 12 << 20);
+        assert_eq!(tile_elements(1 << 20, 1 << 20), 8 << 20);
         assert_eq!(tile_elements(1 << 27, 9), 1 << 27);
         assert_eq!((score_elements(100), score_elements(1 << 30)), (3200, 1 << 30));
     }
