@@ -240,14 +240,20 @@ fn the_configuration_from_the_field_runs_as_it_is() {
     assert_eq!(resolved.satisfied, ["eval_args.order"]);
 }
 
-/// The recipe's file says what its table in docs/search.md was made with.
+/// The recipes' files say what the tables in docs/search.md were made with.
 #[test]
-fn the_recipe_for_ml_1m_is_understood() {
-    let resolved = yaml(include_str!("../../examples/ml-1m.yaml")).unwrap();
-    let (config, changed) = (&resolved.config, changed(&resolved.config.eval));
-    assert_eq!((config.eval.valid_users, config.model.max_len), (Some(2048), 200));
-    assert_eq!((config.train.epochs, config.train.learning_rate), (150, 0.002));
-    assert!(changed.is_empty(), "what it changes of its protocol: {changed:?}");
+fn the_recipes_are_understood() {
+    for (text, sizes, plan) in [
+        (include_str!("../../examples/ml-1m.yaml"), (200, 64), (150, 0.002)),
+        (include_str!("../../examples/beauty.yaml"), (50, 128), (60, 0.001)),
+    ] {
+        let config = yaml(text).unwrap().config;
+        assert_eq!(config.eval.valid_users, Some(2048));
+        assert_eq!((config.model.max_len, config.model.hidden_size), sizes);
+        assert_eq!((config.train.epochs, config.train.learning_rate), plan);
+        let changed = changed(&config.eval);
+        assert!(changed.is_empty(), "what it changes of its protocol: {changed:?}");
+    }
 }
 
 #[test]
