@@ -29,7 +29,7 @@ pub struct Batch {
     pub rows: Vec<u32>,
     /// `[B + 1]` where each sequence begins in `rows`.
     pub cu_rows: Vec<u32>,
-    /// `[P]` item index, 1 to `V`, that each row should predict.
+    /// `[P]` item index, 1 to `V`, that each row should predict; 0 where nothing is known of it.
     pub targets: Vec<u32>,
     /// Tokens by item: `ids` counting-sorted.
     pub token_segments: Segments,

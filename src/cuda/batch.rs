@@ -350,14 +350,14 @@ fn contradiction(batch: &Batch, list: &str) -> Error {
     failed("put the batch onto the GPU", format!("its {list} do not fit {sizes}"))
 }
 
-/// Kernels read and add to what these indices name, and to row `target - 1` of what they compute for items.
+/// Kernels read and add to what these indices name. A target of 0 is none: [`require_targets`].
 fn check_indices(batch: &Batch, tables: &Tables) -> Result<()> {
     let items = tables.items as u32;
     let keys = &batch.token_segments.keys;
     let lists = [
         ("ids", &batch.ids, 0..=items + 1),
         ("positions", &batch.positions, 0..=tables.positions as u32 - 1),
-        ("targets", &batch.targets, 1..=items),
+        ("targets", &batch.targets, 0..=items),
         ("token_segments", keys, 0..=items + 1),
     ];
     for (list, indices, allowed) in lists {
@@ -374,7 +374,7 @@ fn check_indices(batch: &Batch, tables: &Tables) -> Result<()> {
 /// # Errors
 /// [`crate::Error::Device`].
 pub fn require_targets(batch: &Batch) -> Result<()> {
-    match batch.targets.len() == batch.row_count() {
+    match batch.targets.len() == batch.row_count() && !batch.targets.contains(&0) {
         true => Ok(()),
         false => Err(contradiction(batch, "targets")),
     }
