@@ -4,7 +4,7 @@ use super::{StoredScores, procedure};
 use b4r::config::{EvalUnit, Metric, Mode, ModelConfig, Negatives};
 use b4r::data::{EvalRow, Sequences};
 use b4r::eval::ranking::UserList;
-use b4r::eval::{Catalogue, Draw, Metrics, Procedure, RankedData, Ranking, draw, rank};
+use b4r::eval::{Candidates, Catalogue, Draw, Metrics, Procedure, RankedData, Ranking, draw, rank};
 use b4r::model::params::ParameterTable;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -128,6 +128,18 @@ fn rows_merged_by_user_give_the_values_of_recbole() {
     assert_close(&found, &fixture.sampled.recbole);
 }
 
+/// As many negatives as may be drawn.
+fn everything(
+    fixture: &Fixture,
+    sequences: &Sequences,
+    rows: &[EvalRow],
+    negatives: Negatives,
+) -> Option<Candidates> {
+    let (mode, unit) = (Mode::Uniform(1000), EvalUnit::Row);
+    let counts = &fixture.counts;
+    draw(&Draw { sequences, rows, counts, mode, unit, negatives, seed: 1 }).expect("little memory")
+}
+
 /// As many negatives as there are other items: the sampled ranking is the full one.
 #[test]
 fn all_items_as_negatives_are_the_full_ranking() {
@@ -138,16 +150,7 @@ fn all_items_as_negatives_are_the_full_ranking() {
         pair[0] = pair[1];
     }
     let (rows, model) = (rows(sequences.len()), ModelConfig::default());
-    let all = Draw {
-        sequences: &sequences,
-        rows: &rows,
-        counts: &fixture.counts,
-        mode: Mode::Uniform(1000),
-        unit: EvalUnit::Row,
-        negatives: Negatives::Unseen,
-        seed: 1,
-    };
-    let candidates = draw(&all).expect("little memory");
+    let candidates = everything(&fixture, &sequences, &rows, Negatives::Unseen);
     let of = |batch_size, candidates| {
         let procedure =
             Procedure { list_length: Some(10), ..procedure(&model, batch_size, &[false]) };
@@ -166,16 +169,7 @@ fn any_items_as_negatives_are_the_full_ranking_too() {
     let fixture = Fixture::load();
     let sequences = fixture.sequences();
     let (rows, model) = (rows(sequences.len()), ModelConfig::default());
-    let all = Draw {
-        sequences: &sequences,
-        rows: &rows,
-        counts: &fixture.counts,
-        mode: Mode::Uniform(1000),
-        unit: EvalUnit::Row,
-        negatives: Negatives::Any,
-        seed: 1,
-    };
-    let candidates = draw(&all).expect("little memory");
+    let candidates = everything(&fixture, &sequences, &rows, Negatives::Any);
     for filters in [&[true, false][..], &[true], &[false]] {
         let procedure = Procedure { list_length: Some(10), ..procedure(&model, 7, filters) };
         let of = |candidates| {
