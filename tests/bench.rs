@@ -139,10 +139,18 @@ fn eval_and_scaling_report_every_case() {
 fn prepare_reports_rows_a_second() {
     let sandbox = Sandbox::new();
     let drawn = report(&sandbox, &[&["prepare"], &TINY[..], &["--steps=2"]].concat());
-    assert_positive(&drawn, "prepare", &["rows", "rows_a_second", "seconds_to_first_batch"]);
+    assert_positive(
+        &drawn,
+        "prepare",
+        &["rows", "rows_a_second", "seconds_to_first_batch", "seconds_to_first_step"],
+    );
     let data = sandbox.data().display().to_string();
     let given = report(&sandbox, &["prepare", "--steps=2", "--dataset", &data]);
-    assert_positive(&given, "prepare", &["rows", "rows_a_second", "seconds_to_first_batch"]);
+    assert_positive(
+        &given,
+        "prepare",
+        &["rows", "rows_a_second", "seconds_to_first_batch", "seconds_to_first_step"],
+    );
     // The same file is what the other measurements can take their histories from.
     let trained = report(
         &sandbox,

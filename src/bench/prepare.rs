@@ -7,6 +7,8 @@ use super::settings::Settings;
 use super::workload::Workload;
 use crate::batch::{Batch, TrainingBatches};
 use crate::config::{Config, DataConfig};
+use crate::cpu::CpuEngine;
+use crate::model::engine::{Engine, Step};
 use crate::{Error, Result, data};
 use clap::ArgMatches;
 use serde::Serialize;
@@ -26,6 +28,8 @@ struct Row {
     read_seconds: f64,
     /// With split and first batch.
     seconds_to_first_batch: f64,
+    /// With the model and its first step.
+    seconds_to_first_step: f64,
     rows_a_second: f64,
 }
 
@@ -40,14 +44,14 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
         Some(dataset) => vec![(dataset.clone(), dataset.clone())],
         None => drawn(arguments, folder.path())?,
     };
-    let repeats = Settings::new(arguments).steps;
+    let settings = Settings::new(arguments);
     let mut rows = Vec::new();
     for (name, dataset) in &datasets {
         let config = DataConfig { dataset: dataset.clone(), ..DataConfig::default() };
         if let Some(forget) = forgotten(Path::new(dataset)) {
-            rows.push(measure(name, "not in memory", &config, repeats, forget)?);
+            rows.push(measure(name, "not in memory", &config, &settings, forget)?);
         }
-        rows.push(measure(name, "in memory", &config, repeats, || ())?);
+        rows.push(measure(name, "in memory", &config, &settings, || ())?);
     }
     report.chart(Bars {
         title: "Preparing data, rows a second".to_string(),
@@ -58,8 +62,8 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
     });
     report.table("prepare", &rows);
     report.note(
-        "One thread. \"Not in memory\": the system was asked to drop the file from its cache before each repeat. \
-         There is no store of prepared data: every run reads its file.",
+        "One thread, but for the step, which is one of the default model. \"Not in memory\": the system was asked to \
+         drop the file from its cache before each repeat. There is no store of prepared data: every run reads its file.",
     );
     report.write(arguments)
 }
@@ -95,12 +99,13 @@ fn measure(
     name: &str,
     file: &'static str,
     config: &DataConfig,
-    repeats: u64,
+    settings: &Settings,
     before: impl Fn(),
 ) -> Result<Row> {
     let defaults = Config::default();
-    let (mut read, mut whole, mut statistics) = (Vec::new(), Vec::new(), None);
-    for _ in 0..repeats {
+    let [mut read, mut batched, mut stepped] = [const { Vec::new() }; 3];
+    let mut statistics = None;
+    for _ in 0..settings.steps {
         before();
         let start = Instant::now();
         let (dataset, found) = data::load(config, false)?;
@@ -111,8 +116,13 @@ fn measure(
         let (sequences, split) = (Arc::new(dataset.sequences), Arc::new(split));
         let batches =
             TrainingBatches::new(sequences, split, items, &defaults.model, &defaults.train)?;
-        batches.epoch(0).batch(0, &mut Batch::default());
-        whole.push(start.elapsed().as_secs_f64());
+        let mut batch = Batch::default();
+        batches.epoch(0).batch(0, &mut batch);
+        batched.push(start.elapsed().as_secs_f64());
+        let Config { model, train, .. } = &defaults;
+        let mut engine = CpuEngine::new(model, train, items, settings.threads)?;
+        engine.train_step(&batch, &Step { number: 1, seed, learning_rate: 1e-3 })?;
+        stepped.push(start.elapsed().as_secs_f64());
         statistics = Some(found);
     }
     let Some(statistics) = statistics else {
@@ -126,7 +136,8 @@ fn measure(
         users: statistics.users,
         items: statistics.items,
         read_seconds,
-        seconds_to_first_batch: median(&mut whole),
+        seconds_to_first_batch: median(&mut batched),
+        seconds_to_first_step: median(&mut stepped),
         rows_a_second: statistics.rows_read as f64 / read_seconds,
     })
 }

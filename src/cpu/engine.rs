@@ -312,16 +312,12 @@ impl Engine for CpuEngine {
         self.pool.install(|| {
             ranks.par_chunks_mut(at_once).enumerate().for_each_init(
                 Vec::new,
-                |scores, (block, out)| {
-                    let first = block * at_once;
-                    let rows = &rows[first * d..(first + out.len()) * d];
-                    rank::scores(&Problem { rows, ..problem }, scores);
-                    for (index, (out, scores)) in
-                        out.iter_mut().zip(scores.chunks_exact(problem.items())).enumerate()
-                    {
-                        let row = first + index;
-                        *out = rank::rank(scores, batch.targets[row], seen[row]);
-                    }
+                |products, (block, out)| {
+                    let span = block * at_once..block * at_once + out.len();
+                    let rows = &rows[span.start * d..span.end * d];
+                    let targets = &batch.targets[span.clone()];
+                    let problem = Problem { rows, targets, ..problem };
+                    rank::ranks(&problem, &seen[span], products, out);
                 },
             );
         });

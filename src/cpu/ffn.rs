@@ -1,9 +1,10 @@
 //! Feed-forward network with its residual: y = x + dropout(f(a W1ᵀ + b1) W2ᵀ + b2), then layer norm where
 //! norms stand after the sublayers; `a` is x, or its layer norm where they stand before.
 //!
-//! Forward keeps u = a W1ᵀ + b1; backward computes f(u) and f'(u) again, since they share their exponential.
+//! Forward keeps a W1ᵀ, which is u without b1; backward computes f(u) and f'(u) again, since they share their
+//! exponential.
 
-use super::gemm::{Into, Matrix, MatrixMut, multiply};
+use super::gemm::{Into, Matrix, MatrixMut, multiply, transpose};
 use super::layernorm::NormGradient;
 use super::linear::{self, Linear, LinearGradient};
 use super::math::{ActivationLoop, ValueSlope, with_activation};
@@ -33,11 +34,15 @@ pub struct FeedForwardGradient<'a> {
     pub outer: LinearGradient<'a>,
 }
 
-/// Buffers of `CHUNK` rows of width `F`.
+/// Buffers of `CHUNK` rows of width `F`, and the weights' transposes.
 #[derive(Default)]
 pub struct Scratch {
     activated: Vec<f32>,
     d_hidden: Vec<f32>,
+    /// `[D, F]`, W1ᵀ
+    inner_t: Vec<f32>,
+    /// `[F, D]`, W2ᵀ
+    outer_t: Vec<f32>,
 }
 
 impl Scratch {
@@ -50,7 +55,7 @@ impl Scratch {
     }
 }
 
-/// Writes `hidden [Tq, F]` (u) and `output [Tq, D]` from `input [Tq, D]` (a) and the residual x.
+/// Writes `hidden [Tq, F]` (a W1ᵀ) and `output [Tq, D]` from `input [Tq, D]` (a) and the residual x.
 #[expect(clippy::too_many_arguments, reason = "one argument a tensor")]
 pub fn forward(
     ffn: &FeedForward,
@@ -64,15 +69,24 @@ pub fn forward(
 ) {
     let (d, f) = (ffn.inner.inputs(), ffn.inner.outputs());
     scratch.resize(input.len() / d, f);
+    let (mut inner_t, mut outer_t) = (ffn.inner.matrix().t(), ffn.outer.matrix().t());
+    if input.len() > CHUNK * d {
+        // Once, instead of within the product of every chunk.
+        inner_t = transpose(ffn.inner.weight, d, &mut scratch.inner_t);
+        outer_t = transpose(ffn.outer.weight, f, &mut scratch.outer_t);
+    }
     let chunks = input.chunks(CHUNK * d).zip(hidden.chunks_mut(CHUNK * f));
-    for ((input, hidden), output) in chunks.zip(output.chunks_mut(CHUNK * d)) {
+    for ((input, hidden), chunk) in chunks.zip(output.chunks_mut(CHUNK * d)) {
         let rows = input.len() / d;
         let activated = &mut scratch.activated[..rows * f];
-        linear::forward(&ffn.inner, rows, input, hidden);
-        with_activation(ffn.activation, Values { hidden, activated });
-        linear::forward(&ffn.outer, rows, activated, output);
+        let product = MatrixMut::new(hidden, rows, f);
+        multiply(product, Into::Assign, 1.0, Matrix::new(input, rows, d), inner_t);
+        let bias = ffn.inner.bias;
+        with_activation(ffn.activation, Values { hidden, bias, activated });
+        let product = MatrixMut::new(chunk, rows, d);
+        multiply(product, Into::Assign, 1.0, Matrix::new(activated, rows, f), outer_t);
     }
-    tail.forward(d, residual, saved, output);
+    tail.forward(ffn.outer.bias, residual, saved, output);
 }
 
 /// Replaces the gradient of the output `[Tq, D]` by the residual's gradient, adds the gradient of `input`
@@ -106,7 +120,8 @@ pub fn backward(
         let d_hidden = &mut scratch.d_hidden[..rows * f];
         let product = MatrixMut::new(d_hidden, rows, f);
         multiply(product, Into::Assign, 1.0, Matrix::new(d_linear, rows, d), ffn.outer.matrix());
-        with_activation(ffn.activation, ValuesAndGradients { hidden, activated, d_hidden });
+        let bias = ffn.inner.bias;
+        with_activation(ffn.activation, ValuesAndGradients { hidden, bias, activated, d_hidden });
         linear::backward_weight(&mut gradient.outer, rows, activated, d_linear);
         linear::backward_weight(&mut gradient.inner, rows, input, d_hidden);
         linear::backward_input(&ffn.inner, rows, d_hidden, Into::Add, d_input);
@@ -115,6 +130,7 @@ pub fn backward(
 
 struct Values<'a> {
     hidden: &'a [f32],
+    bias: &'a [f32],
     activated: &'a mut [f32],
 }
 
@@ -124,8 +140,12 @@ impl ActivationLoop for Values<'_> {
         vectorized(
             #[inline(always)]
             || {
-                for (value, &u) in self.activated.iter_mut().zip(self.hidden) {
-                    *value = f(u).value;
+                let width = self.bias.len();
+                let rows = self.activated.chunks_exact_mut(width);
+                for (values, hidden) in rows.zip(self.hidden.chunks_exact(width)) {
+                    for ((value, &x), &bias) in values.iter_mut().zip(hidden).zip(self.bias) {
+                        *value = f(x + bias).value;
+                    }
                 }
             },
         );
@@ -135,6 +155,7 @@ impl ActivationLoop for Values<'_> {
 /// Writes f(u) and multiplies its gradient by f'(u), which makes it the gradient of u.
 struct ValuesAndGradients<'a> {
     hidden: &'a [f32],
+    bias: &'a [f32],
     activated: &'a mut [f32],
     d_hidden: &'a mut [f32],
 }
@@ -145,12 +166,16 @@ impl ActivationLoop for ValuesAndGradients<'_> {
         vectorized(
             #[inline(always)]
             || {
-                for ((value, d), &u) in
-                    self.activated.iter_mut().zip(self.d_hidden).zip(self.hidden)
-                {
-                    let point = f(u);
-                    *value = point.value;
-                    *d *= point.slope;
+                let width = self.bias.len();
+                let rows = self.activated.chunks_exact_mut(width);
+                let rows = rows.zip(self.d_hidden.chunks_exact_mut(width));
+                for ((values, d_hidden), hidden) in rows.zip(self.hidden.chunks_exact(width)) {
+                    let elements = values.iter_mut().zip(d_hidden).zip(hidden).zip(self.bias);
+                    for (((value, d), &x), &bias) in elements {
+                        let point = f(x + bias);
+                        *value = point.value;
+                        *d *= point.slope;
+                    }
                 }
             },
         );

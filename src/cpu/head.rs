@@ -7,7 +7,7 @@ use super::linear::{self, Linear, LinearGradient};
 use super::math::gelu;
 use super::vector::vectorized;
 
-/// Writes the linear map's output `hidden [P, D]`, the normalised rows, 1 / sqrt(var + ε) and `output [P, D]`.
+/// Writes `hidden [P, D]` (x Wᵀ), the normalised rows, 1 / sqrt(var + ε) and `output [P, D]`.
 pub fn forward(
     dense: &Linear,
     norm: &Norm,
@@ -18,14 +18,14 @@ pub fn forward(
     output: &mut [f32],
 ) {
     let d = dense.outputs();
-    linear::forward(dense, rstd.len(), input, hidden);
+    linear::forward_without_bias(dense, rstd.len(), input, hidden);
     vectorized(
         #[inline(always)]
         || {
             let rows = hidden.chunks_exact(d).zip(normalized.chunks_exact_mut(d));
             for ((row, out), rstd) in rows.zip(output.chunks_exact_mut(d)).zip(rstd) {
-                for (z, &u) in row.1.iter_mut().zip(row.0) {
-                    *z = gelu(u).value;
+                for ((z, &x), &bias) in row.1.iter_mut().zip(row.0).zip(dense.bias) {
+                    *z = gelu(x + bias).value;
                 }
                 *rstd = layernorm::forward_row(norm, row.1, out);
             }
@@ -57,8 +57,8 @@ pub fn backward(
                 rows.zip(normalized.chunks_exact(d)).zip(rstd)
             {
                 layernorm::backward_row(norm, d_norm, normalized, rstd, dy);
-                for (dy, &u) in dy.iter_mut().zip(hidden) {
-                    *dy *= gelu(u).slope;
+                for ((dy, &x), &bias) in dy.iter_mut().zip(hidden).zip(dense.bias) {
+                    *dy *= gelu(x + bias).slope;
                 }
             }
         },

@@ -42,9 +42,18 @@ pub fn forward(linear: &Linear, rows: usize, input: &[f32], output: &mut [f32]) 
     for row in output[..rows * linear.outputs()].chunks_exact_mut(linear.outputs()) {
         row.copy_from_slice(linear.bias);
     }
+    multiply_weight(linear, rows, input, Into::Add, output);
+}
+
+/// `output [rows, out] = input [rows, in] Wᵀ`, where the pass that follows adds b.
+pub fn forward_without_bias(linear: &Linear, rows: usize, input: &[f32], output: &mut [f32]) {
+    multiply_weight(linear, rows, input, Into::Assign, output);
+}
+
+fn multiply_weight(linear: &Linear, rows: usize, input: &[f32], into: Into, output: &mut [f32]) {
     let output = MatrixMut::new(output, rows, linear.outputs());
     let input = Matrix::new(input, rows, linear.inputs());
-    multiply(output, Into::Add, 1.0, input, linear.matrix().t());
+    multiply(output, into, 1.0, input, linear.matrix().t());
 }
 
 /// `d_input [rows, in] = d_output [rows, out] W`, or adds it.

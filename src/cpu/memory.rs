@@ -43,7 +43,7 @@ pub fn batch_bytes(model: &ModelConfig, items: usize, threads: usize, batch: Bat
     // and buffers are a thread's, so that few threads take less.
     let once = 18 * d + 2 * longest;
     let ffn_rows = batch.tokens.min((LANES * ffn::CHUNK) as u128);
-    F32 * (batch.tokens * (n * layer + once) + 2 * ffn_rows * f)
+    F32 * (batch.tokens * (n * layer + once) + 2 * ffn_rows * f + threads * 2 * d * f)
         + F32 * (tile_elements(items, batch.tokens) + threads * score_elements(items))
 }
 
@@ -77,9 +77,9 @@ mod tests {
         let bytes = |inner_size, tokens, longest| {
             batch_bytes(&model(inner_size), 10, 1, BatchSizes { tokens, longest })
         };
-        // 16 lanes of 192 rows, two buffers each, and u of every layer.
+        // 16 lanes of 192 rows, two buffers each, u of every layer, and the transposes of two weights.
         let wide = bytes(1_000_000, 10_000, 1) - bytes(0, 10_000, 1);
-        assert_eq!(wide, 4 * 1_000_000 * (2 * 3072 + 2 * 10_000));
+        assert_eq!(wide, 4 * 1_000_000 * (2 * 3072 + 2 * 10_000 + 2 * 64));
         // Probabilities of each layer and head, and one head's scores with their gradient.
         let long = bytes(1, 4096, 4096) - bytes(1, 4096, 0);
         assert_eq!(long, 4 * 4096 * 4096 * (2 * 2 + 2));

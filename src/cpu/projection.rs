@@ -30,14 +30,17 @@ pub struct NormSaved<'a> {
 }
 
 impl Tail<'_> {
-    /// In place on the linear map's output: dropout, plus the residual, then the norm.
-    pub fn forward(&self, d: usize, residual: Residual, saved: NormSaved, output: &mut [f32]) {
+    /// In place on the linear map's output without its bias: plus the bias `[D]`, dropout, plus the residual, then
+    /// the norm.
+    pub fn forward(&self, bias: &[f32], residual: Residual, saved: NormSaved, output: &mut [f32]) {
+        let d = bias.len();
         let mut halves = Vec::new();
         vectorized(
             #[inline(always)]
             || {
                 for (index, out) in output.chunks_exact_mut(d).enumerate() {
                     let token = self.rows.token(index);
+                    add_scaled(out, 1.0, bias);
                     if let Some(dropout) = &self.dropout {
                         dropout.apply(self.first_token + token, out, &mut halves);
                     }
@@ -111,9 +114,9 @@ pub fn forward(
     saved: NormSaved,
     output: &mut [f32],
 ) {
-    let d = projection.outputs();
-    linear::forward(projection, output.len() / d, context, output);
-    tail.forward(d, residual, saved, output);
+    let rows = output.len() / projection.outputs();
+    linear::forward_without_bias(projection, rows, context, output);
+    tail.forward(projection.bias, residual, saved, output);
 }
 
 /// Replaces the gradient of the output `[Tq, D]` by the residual's gradient, writes `d_context` and adds

@@ -3,7 +3,8 @@
 use super::{flags, refused, yaml};
 use b4r::config::protocol::changed;
 use b4r::config::{
-    Device, EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Negatives, Shares, SplitRule,
+    Config, Device, EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Negatives, Shares,
+    SplitRule, TrainConfig,
 };
 
 /// Every key of RecBole's defaults for BERT4Rec on ml-100k, spelled with the values that a user's file has.
@@ -254,6 +255,15 @@ fn the_recipes_are_understood() {
         let changed = changed(&config.eval);
         assert!(changed.is_empty(), "what it changes of its protocol: {changed:?}");
     }
+}
+
+/// As the file says of itself.
+#[test]
+fn the_ml_100k_recipe_is_the_defaults_with_more_patience() {
+    let config = yaml(include_str!("../../examples/ml-100k.yaml")).unwrap().config;
+    let defaults = Config::default();
+    assert_eq!(config.model, defaults.model);
+    assert_eq!(config.train, TrainConfig { epochs: 200, stopping_step: 50, ..defaults.train });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::util::cuda::{Gpu, count};
 use crate::util::draw::uniform;
 use crate::util::fixture::{Case, Results, cases, hold};
 use b4r::cpu::item_softmax::Problem;
-use b4r::cpu::rank::{rank, scores};
+use b4r::cpu::rank::{products, ranks};
 use b4r::cuda::memory::Storage;
 use b4r::cuda::step::{Size, StepBlock};
 use b4r::cuda::{item_softmax as on_gpu, rank as gpu_rank};
@@ -28,8 +28,13 @@ fn cpu_scores(case: &Case<Parameters>) -> Vec<f32> {
         bias: &bias[1..],
     };
     let mut out = Vec::new();
-    scores(&problem, &mut out);
-    out
+    products(&problem, &mut out);
+    let rows = problem.targets.len();
+    let of_row = |row| {
+        let products = out.chunks_exact(rows).map(move |item: &[f32]| item[row]);
+        products.zip(problem.bias).map(|(product, bias)| product + bias)
+    };
+    (0..rows).flat_map(of_row).collect()
 }
 
 #[test]
@@ -40,20 +45,12 @@ fn cpu_scores_agree_with_pytorch() {
 #[test]
 fn cpu_ranks_agree_with_pytorch() {
     for case in cases::<Parameters>("rank") {
-        let scores = cpu_scores(&case);
-        let mut seen = case.integers("seen");
-        let rows = scores.chunks(case.parameters.items).zip(case.integers("targets"));
-        let expected = case.integers("ranks").iter().zip(case.integers("seen_counts"));
-        for ((scores, &target), (&expected, &seen_count)) in rows.zip(expected) {
-            let (own, rest) = seen.split_at(seen_count as usize);
-            assert_eq!(rank(scores, target, own), expected, "{}: target {target}", case.name);
-            seen = rest;
-        }
+        assert_eq!(Ranking::of(&case).on_cpu(), case.integers("ranks"), "{}", case.name);
     }
 }
 
-/// A problem of whole numbers, so that scores are exact in any order of sums and in bf16, and many are equal.
-struct Whole {
+/// Rows, items and what each row has seen.
+struct Ranking {
     rows: Vec<f32>,
     table: Vec<f32>,
     bias: Vec<f32>,
@@ -63,7 +60,26 @@ struct Whole {
     items: usize,
 }
 
-impl Whole {
+impl Ranking {
+    fn of(case: &Case<Parameters>) -> Self {
+        let mut rest = case.integers("seen");
+        let lists = case.integers("seen_counts").iter().map(|&count| {
+            let (own, others) = rest.split_at(count as usize);
+            rest = others;
+            own.to_vec()
+        });
+        Ranking {
+            seen: lists.collect(),
+            rows: case.input("rows"),
+            table: case.input("table"),
+            bias: case.input("bias"),
+            targets: case.integers("targets").to_vec(),
+            d: case.shape("rows")[1],
+            items: case.parameters.items,
+        }
+    }
+
+    /// Of whole numbers, so that scores are exact in any order of sums and in bf16, and many are equal.
     fn new(rows: usize, items: usize, d: usize) -> Self {
         let whole = |name: &str, count: usize| -> Vec<f32> {
             uniform(9, name, count, 2.0, 0.0).into_iter().map(f32::round).collect()
@@ -72,7 +88,7 @@ impl Whole {
         // MASK would win everywhere.
         table[(items + 1) * d..].fill(100.0);
         let seen = |row: usize| (1..=items as u32).skip(row % 7).step_by(1 + row % 5);
-        Whole {
+        Ranking {
             rows: whole("rows", rows * d),
             table,
             bias: whole("bias", items + 1),
@@ -90,10 +106,10 @@ impl Whole {
             table: &self.table[self.d..(self.items + 1) * self.d],
             bias: &self.bias[1..],
         };
-        let mut all = Vec::new();
-        scores(&problem, &mut all);
-        let rows = all.chunks(self.items).zip(&self.targets).zip(&self.seen);
-        rows.map(|((scores, &target), seen)| rank(scores, target, seen)).collect()
+        let seen: Vec<&[u32]> = self.seen.iter().map(Vec::as_slice).collect();
+        let mut found = vec![0; self.targets.len()];
+        ranks(&problem, &seen, &mut Vec::new(), &mut found);
+        found
     }
 
     fn on_gpu<S: Storage>(&self) -> Vec<u32> {
@@ -125,7 +141,7 @@ fn cuda_agrees_with_cpu<S: Storage>() {
     for (rows, items, d) in
         [(1, 1, 16), (70, 127, 48), (33, 3417, 64), (65, 200, 128), (5, 130, 256), (40, 129, 272)]
     {
-        let whole = Whole::new(rows, items, d);
+        let whole = Ranking::new(rows, items, d);
         let expected = whole.on_cpu();
         assert_eq!(whole.on_gpu::<S>(), expected, "{rows} rows, {items} items, D {d}");
         seen_targets += expected.iter().filter(|&&rank| rank == u32::MAX).count();
@@ -146,29 +162,14 @@ pub fn cuda_bf16_agrees_with_cpu() {
 #[test]
 pub fn cuda_f32_ranks_agree_with_pytorch() {
     for case in cases::<Parameters>("rank") {
-        let mut rest = case.integers("seen");
-        let lists = case.integers("seen_counts").iter().map(|&count| {
-            let (own, others) = rest.split_at(count as usize);
-            rest = others;
-            own.to_vec()
-        });
-        let whole = Whole {
-            seen: lists.collect(),
-            rows: case.input("rows"),
-            table: case.input("table"),
-            bias: case.input("bias"),
-            targets: case.integers("targets").to_vec(),
-            d: case.shape("rows")[1],
-            items: case.parameters.items,
-        };
-        assert_eq!(whole.on_gpu::<f32>(), case.integers("ranks"), "{}", case.name);
+        assert_eq!(Ranking::of(&case).on_gpu::<f32>(), case.integers("ranks"), "{}", case.name);
     }
 }
 
 /// As on the CPU: NaN stands before every target, and a target that is NaN is last.
 #[test]
 fn cuda_nan_counts_against_the_target() {
-    let mut whole = Whole::new(4, 100, 16);
+    let mut whole = Ranking::new(4, 100, 16);
     whole.seen = vec![vec![], vec![3], vec![], vec![3, 50]];
     whole.targets = vec![50, 51, 3, 4];
     whole.table[3 * 16] = f32::NAN;

@@ -94,12 +94,9 @@ fn ranks(problem: &Problem, repeats: usize) -> Timed {
         let blocks = ranks.par_chunks_mut(at_once).zip(problem.rows.par_chunks(at_once * d));
         blocks.zip(problem.targets.par_chunks(at_once)).for_each_init(
             Vec::new,
-            |scores, ((out, rows), targets)| {
-                rank::scores(&Problem { rows, ..*problem }, scores);
-                let scores = scores.chunks_exact(problem.items()).zip(targets);
-                for (out, (scores, &target)) in out.iter_mut().zip(scores) {
-                    *out = rank::rank(scores, target, &[]);
-                }
+            |products, ((out, rows), targets)| {
+                let problem = Problem { rows, targets, ..*problem };
+                rank::ranks(&problem, &vec![&[][..]; out.len()], products, out);
             },
         );
     })
