@@ -262,6 +262,12 @@ fn runs_that_cannot_be_begun_from() {
     later[at + 11] = b'9';
     replaced("model.safetensors", &later, 1, &["model format 9"]);
 
+    // A weight that is another, though as good a number.
+    let mut changed = model.clone();
+    let last = changed.len() - 2;
+    changed[last] ^= 1;
+    replaced("model.safetensors", &changed, 1, &["model.safetensors", "checksum"]);
+
     // A value that is not finite, and a tensor of another shape under an intact vocabulary.
     let config = read(&old.join("config.yaml")).unwrap();
     let hash = items_sha256(&items(old));
@@ -327,7 +333,9 @@ fn a_start_from_another_model_than_before_is_refused() {
     sandbox.finish(&nightly.old, &["--epochs=2", "--seed=9", "--overwrite"]);
     // With its checkpoint the run needs nothing from there; without, it would begin with other weights.
     sandbox.finish(&run_dir, &[&flags[..], &["--resume"]].concat());
-    fs::remove_file(run_dir.join("checkpoint/state.safetensors")).unwrap();
+    for name in ["checkpoint/state.safetensors", "model.safetensors", "results.json"] {
+        fs::remove_file(run_dir.join(name)).unwrap();
+    }
     let output = sandbox.run(&run_dir, &[&flags[..], &["--resume"]].concat());
     assert_fails(&output, 2, &["init_from", "another model than this run began with"]);
     // A run that began from nothing does not go on as one that did not.

@@ -1,7 +1,7 @@
-//! One update of as many weights as the output table has.
+//! One update of as many weights as the output table has, and the norm of their gradient.
 
 use super::{D, V, group, numbers};
-use b4r::cpu::adamw::AdamW;
+use b4r::cpu::adamw::{AdamW, squared_norm};
 use criterion::{Criterion, Throughput};
 
 pub fn bench(criterion: &mut Criterion) {
@@ -11,4 +11,5 @@ pub fn bench(criterion: &mut Criterion) {
     let mut group = group(criterion, "adamw");
     group.throughput(Throughput::Elements((V * D) as u64));
     group.bench_function("update", |b| b.iter(|| adamw.update(0.01, &mut p, &g, &mut m, &mut v)));
+    group.bench_function("squared norm", |b| b.iter(|| squared_norm(&g)));
 }

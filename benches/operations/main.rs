@@ -15,8 +15,10 @@ mod adamw;
 mod attention;
 mod embedding;
 mod ffn;
+mod gbce;
 mod head;
 mod item_softmax;
+mod layernorm;
 mod projection;
 mod qkv;
 mod rank;
@@ -80,8 +82,10 @@ criterion_group!(
     attention::bench,
     projection::bench,
     ffn::bench,
+    layernorm::bench,
     head::bench,
     item_softmax::bench,
+    gbce::bench,
     adamw::bench,
     rank::bench,
     top_k::bench

@@ -1,27 +1,41 @@
-//! Keys and values of all tokens.
+//! Queries, keys and values of all tokens.
 
 use super::{D, T, group, numbers};
-use b4r::cpu::gemm::Into;
-use b4r::cpu::linear::{self, Linear, LinearGradient};
+use b4r::cpu::lane::Rows;
+use b4r::cpu::linear::{Linear, LinearGradient};
+use b4r::cpu::qkv::{self, Upstream};
 use criterion::{Criterion, Throughput};
 
 pub fn bench(criterion: &mut Criterion) {
-    let (x, w, b) = (numbers(T * D), numbers(2 * D * D), numbers(2 * D));
-    let linear = Linear { weight: &w, bias: &b };
-    let (mut y, mut dx, mut dw, mut db) =
-        (numbers(2 * T * D), numbers(T * D), w.clone(), b.clone());
+    let (x, mut gathered) = (numbers(T * D), Vec::new());
+    let (wq, bq, wkv, bkv) = (numbers(D * D), numbers(D), numbers(2 * D * D), numbers(2 * D));
+    let query = Linear { weight: &wq, bias: &bq };
+    let key_value = Linear { weight: &wkv, bias: &bkv };
+    let (mut q, mut kv) = (vec![0.0; T * D], vec![0.0; 2 * T * D]);
     let mut group = group(criterion, "qkv");
-    group.throughput(Throughput::Elements((T * 2 * D * D) as u64));
-    group.bench_function("keys and values, forward", |b| {
-        b.iter(|| linear::forward(&linear, T, &x, &mut y));
-    });
-    let dy = numbers(2 * T * D);
-    group.throughput(Throughput::Elements((2 * T * 2 * D * D) as u64));
-    group.bench_function("keys and values, backward", |b| {
+    group.throughput(Throughput::Elements((3 * T * D * D) as u64));
+    group.bench_function("forward", |b| {
         b.iter(|| {
-            let mut gradient = LinearGradient { weight: &mut dw, bias: &mut db };
-            linear::backward_weight(&mut gradient, T, &x, &dy);
-            linear::backward_input(&linear, T, &dy, Into::Assign, &mut dx);
+            let (q, kv) = (&mut q[..], &mut kv[..]);
+            qkv::forward(&query, &key_value, Rows::All, &x, &mut gathered, q, kv);
+        });
+    });
+    let (mut dwq, mut dbq, mut dwkv, mut dbkv) = (wq.clone(), bq.clone(), wkv.clone(), bkv.clone());
+    let (dq, dkv, mut dx) = (numbers(T * D), numbers(2 * T * D), vec![0.0; T * D]);
+    group.throughput(Throughput::Elements((6 * T * D * D) as u64));
+    group.bench_function("backward", |b| {
+        b.iter(|| {
+            qkv::backward(
+                &query,
+                &key_value,
+                Rows::All,
+                &x,
+                &Upstream { q: &dq, kv: &dkv },
+                &mut gathered,
+                &mut LinearGradient { weight: &mut dwq, bias: &mut dbq },
+                &mut LinearGradient { weight: &mut dwkv, bias: &mut dbkv },
+                &mut dx,
+            );
         });
     });
 }

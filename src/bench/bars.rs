@@ -21,18 +21,23 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// As a document of its own.
+    /// As a document of its own, with `lines` below that say where the numbers come from.
     ///
     /// # Errors
     /// What the library says; no input is known to bring it about.
-    pub fn to_svg(&self) -> Result<String, impl std::fmt::Display + use<>> {
+    pub fn to_svg(&self, lines: &[String]) -> Result<String, impl std::fmt::Display + use<>> {
         let mut text = String::new();
-        self.draw(&mut text).map(|()| text)
+        self.draw(&mut text, lines).map(|()| text)
     }
 
-    fn draw(&self, text: &mut String) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+    fn draw(
+        &self,
+        text: &mut String,
+        lines: &[String],
+    ) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
         let bars: i32 = self.groups.iter().map(|(_, bars)| bars.len() as i32).sum();
-        let height = 2 * GROUP + GROUP * self.groups.len() as i32 + BAR * bars;
+        let height =
+            2 * GROUP + GROUP * self.groups.len() as i32 + BAR * (bars + lines.len() as i32);
         let area = SVGBackend::with_string(text, (WIDTH, height as u32)).into_drawing_area();
         area.fill(&WHITE)?;
         let font = |size: i32| ("sans-serif", size).into_font().color(&color(AXIS));
@@ -61,6 +66,11 @@ impl Bars {
                 y += BAR;
             }
         }
+        y += GROUP / 2;
+        for line in lines {
+            area.draw(&Text::new(line.as_str(), (10, y), font(11)))?;
+            y += BAR;
+        }
         area.present()
     }
 }
@@ -86,7 +96,9 @@ mod tests {
                 ("B".to_string(), bars(&[200.0])),
             ],
         };
-        let svg = chart.to_svg().unwrap_or_else(|error| panic!("{error}"));
+        let lines = ["on a machine".to_string(), "by <b4r>".to_string()];
+        let svg = chart.to_svg(&lines).unwrap_or_else(|error| panic!("{error}"));
+        assert!(svg.contains("on a machine") && svg.contains("by &lt;b4r&gt;"), "{svg}");
         assert!(svg.starts_with("<svg") && !svg.contains("<x>") && !svg.contains("NaN"), "{svg}");
         assert!(svg.contains("width=\"140\"") && svg.contains("width=\"560\""), "{svg}");
     }

@@ -2,6 +2,7 @@
 
 use crate::memory;
 use serde::Serialize;
+use std::fmt;
 use std::fs;
 use std::process::Command;
 
@@ -35,6 +36,13 @@ impl Machine {
             system: sysinfo::System::long_os_version()
                 .unwrap_or_else(|_| std::env::consts::OS.to_string()),
         }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { processor, cores, vectors, memory_bytes, system } = self;
+        write!(f, "{processor}, {cores} cores, {vectors}, {} GiB, {system}", memory_bytes >> 30)
     }
 }
 

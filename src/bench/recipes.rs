@@ -3,6 +3,7 @@
 //! Each run is one of b4r-train's, in a directory of its own; one that is finished already is read and not
 //! repeated, and one that was interrupted goes on, so that the same command ends what it began.
 
+use super::bars::Bars;
 use super::report::Report;
 use crate::config::{self, Config};
 use crate::train::results::Results;
@@ -104,6 +105,7 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
     }
     let mut report = Report::new("recipes");
     let groups: Vec<&[Run]> = runs.chunk_by(|a, b| a.name == b.name).collect();
+    report.chart(chart(&groups, &metrics));
     report.table("recipes", &groups.iter().map(|runs| summary(runs, &metrics)).collect::<Vec<_>>());
     report.table("runs", &runs.iter().map(|run| line(run, &metrics)).collect::<Vec<_>>());
     report.note(
@@ -153,6 +155,23 @@ fn require(config: &Config, file: &Path, metrics: &[String]) -> Result<()> {
             format!("write some of {}", computed.join(", ")),
         )),
     }
+}
+
+/// Means over the seeds, beside the baselines'.
+fn chart(groups: &[&[Run]], metrics: &[String]) -> Bars {
+    let bar = |name: String, values: Vec<f64>| Some((name, spread(values.into_iter()).0?));
+    let of_metric = |runs: &[Run], metric: &str| {
+        let baseline =
+            |name: &str| runs.iter().filter_map(|run| run.baseline(name, metric)).collect();
+        let bars = [
+            bar(runs[0].name.clone(), runs.iter().filter_map(|run| run.test(metric)).collect()),
+            bar("popularity".to_string(), baseline("popularity")),
+            bar("markov".to_string(), baseline("markov")),
+        ];
+        (format!("{}, {metric}", runs[0].name), bars.into_iter().flatten().collect())
+    };
+    let groups = groups.iter().flat_map(|runs| metrics.iter().map(|m| of_metric(runs, m)));
+    Bars { title: "Test metrics, mean over seeds".to_string(), groups: groups.collect() }
 }
 
 fn summary(runs: &[Run], metrics: &[String]) -> Value {

@@ -89,22 +89,29 @@ impl Report {
     /// [`Error::Io`].
     pub fn write(&self, arguments: &ArgMatches) -> Result<()> {
         let mut stdout = self.for_people();
-        let wanted = |name: &str| arguments.get_one::<PathBuf>(name);
-        let texts = [
-            ("json", wanted("json").map(|_| format!("{:#}\n", self.as_json()))),
-            ("csv", wanted("csv").map(|_| self.as_csv()).transpose()?),
-            ("svg", wanted("svg").map(|path| self.as_svg(path)).transpose()?),
-        ];
-        for (name, text) in texts {
-            let (Some(path), Some(text)) = (wanted(name), text) else { continue };
-            match path.as_os_str() == "-" {
-                true => stdout = text,
-                false => files::replace(path, |out| out.write_all(text.as_bytes()))?,
-            }
+        let mut failed = None;
+        for name in ["json", "csv", "svg"] {
+            let Some(path) = arguments.get_one::<PathBuf>(name) else { continue };
+            let text = match name {
+                "json" => Ok(format!("{:#}\n", self.as_json())),
+                "csv" => self.as_csv(),
+                _ => self.as_svg(path),
+            };
+            let written = match text {
+                Ok(text) if path.as_os_str() == "-" => {
+                    stdout = text;
+                    Ok(())
+                }
+                Ok(text) => files::replace(path, |out| out.write_all(text.as_bytes())),
+                Err(error) => Err(error),
+            };
+            // What was measured for hours goes wherever it can.
+            failed = failed.or(written.err());
         }
         let mut out = std::io::stdout().lock();
         let written = out.write_all(stdout.as_bytes()).and_then(|()| out.flush());
-        written.map_err(Error::io("write", Path::new("stdout")))
+        written.map_err(Error::io("write", Path::new("stdout")))?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// As `docs/bench.schema.json` describes.
@@ -127,16 +134,16 @@ impl Report {
     /// All rows of all tables under the columns of all, and what they come from.
     fn as_csv(&self) -> Result<String> {
         let columns = distinct(self.tables.iter().flat_map(columns));
-        let own = ["table", "command", "commit", "processor"];
+        let own = ["table", "command", "commit", "machine"];
+        let machine = self.machine.to_string();
         let mut writer = csv::Writer::from_writer(Vec::new());
         let wrong = |error: csv::Error| Error::io("lay out", Path::new("CSV"))(error.into());
         writer.write_record(own.iter().chain(&columns)).map_err(wrong)?;
         for table in &self.tables {
             for row in &table.rows {
                 let commit = self.commit.as_deref().unwrap_or_default();
-                let mut record = [table.name, &self.command, commit, &self.machine.processor]
-                    .map(String::from)
-                    .to_vec();
+                let mut record =
+                    [table.name, &self.command, commit, &machine].map(String::from).to_vec();
                 record.extend(columns.iter().map(|&column| match row.get(column) {
                     None | Some(Value::Null) => String::new(),
                     Some(Value::String(text)) => text.clone(),
@@ -156,7 +163,7 @@ impl Report {
             return Err(Error::config("svg", "there is nothing to draw", "leave --svg out"));
         };
         chart
-            .to_svg()
+            .to_svg(&self.origin())
             .map_err(|error| Error::io("draw", path)(std::io::Error::other(error.to_string())))
     }
 
@@ -168,14 +175,14 @@ impl Report {
         for note in &self.notes {
             text.push_str(&format!("{note}\n"));
         }
-        let Machine { processor, cores, vectors, memory_bytes, system } = &self.machine;
-        let commit = self.commit.as_deref().unwrap_or("unknown");
-        text.push_str(&format!(
-            "{processor}, {cores} cores, {vectors}, {} GiB, {system}; commit {commit}\n{}\n",
-            memory_bytes >> 30,
-            self.command
-        ));
+        text.push_str(&format!("{}\n", self.origin().join("\n")));
         text
+    }
+
+    /// Machine and commit, and the command.
+    fn origin(&self) -> [String; 2] {
+        let commit = self.commit.as_deref().unwrap_or("unknown");
+        [format!("{}; commit {commit}", self.machine), self.command.clone()]
     }
 }
 

@@ -119,6 +119,14 @@ fn tell_differences(resolved: &mut Resolved) {
                 .to_string(),
         );
     }
+    let decays = config.train.weight_decay > 0.0 && origins.contains_key("weight_decay");
+    if decays && !origins.contains_key("learner") {
+        notes.push(
+            "weight_decay: taken off the weights themselves (learner: adamw); RecBole, where no learner is named, adds \
+             it to the gradient (learner: adam)"
+                .to_string(),
+        );
+    }
     for (key, note) in [
         ("ft_ratio", "drawn for each sequence; RecBole draws once for a whole batch"),
         (

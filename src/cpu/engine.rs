@@ -329,7 +329,7 @@ impl Engine for CpuEngine {
         let d = self.model.hidden_size;
         let (rows, parameters) = (&self.lanes.head_rows, &self.state.parameters);
         let problem = problem(&self.table, parameters, rows, &[], self.items, d);
-        Ok(self.pool.install(|| scorer::scores(&problem, items)).concat())
+        Ok(self.pool.install(|| scorer::scores_of_lists(&problem, items)).concat())
     }
 
     fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {

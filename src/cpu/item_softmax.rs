@@ -8,6 +8,8 @@
 //! `dE[block] = Σ tileᵀ (factor · h)`, `dh = Σ factor · (tile E[block])`. Targets are subtracted apart, since
 //! they are sparse. 6 P D V FLOPs, one exponential a logit.
 //!
+//! Where a chunk would have few rows, since there are so many items, [`super::streamed_softmax`] takes over.
+//!
 //! The functions here are sequential; the engine runs tiles, item blocks and row blocks in parallel.
 
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
@@ -71,7 +73,7 @@ impl Problem<'_> {
         multiply(product, Into::Assign, 1.0, h, self.table_block(items).t());
     }
 
-    fn table_block(&self, items: &Range<usize>) -> Matrix<'_> {
+    pub(super) fn table_block(&self, items: &Range<usize>) -> Matrix<'_> {
         let d = self.width();
         Matrix::new(&self.table[items.start * d..items.end * d], items.len(), d)
     }

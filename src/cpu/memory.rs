@@ -1,7 +1,7 @@
 //! How much memory the engine takes: for any sizes, before anything is allocated.
 
 use super::engine::LANES;
-use super::{ffn, item_softmax, rank};
+use super::{ffn, item_softmax, rank, streamed_softmax};
 use crate::config::ModelConfig;
 use crate::model::params::ParameterTable;
 
@@ -44,11 +44,14 @@ pub fn batch_bytes(model: &ModelConfig, items: usize, threads: usize, batch: Bat
     let once = 18 * d + 2 * longest;
     let ffn_rows = batch.tokens.min((LANES * ffn::CHUNK) as u128);
     F32 * (batch.tokens * (n * layer + once) + 2 * ffn_rows * f + threads * 2 * d * f)
-        + F32 * (tile_elements(items, batch.tokens) + threads * score_elements(items))
+        + F32 * (tile_elements(items, batch.tokens, d) + threads * score_elements(items))
 }
 
-/// Most elements of the tiles of an item softmax with up to `rows` rows.
-fn tile_elements(items: usize, rows: u128) -> u128 {
+/// Most elements that an item softmax with up to `rows` rows of `width` channels keeps between its passes.
+fn tile_elements(items: usize, rows: u128, width: u128) -> u128 {
+    if streamed_softmax::is_due(items) {
+        return streamed_softmax::kept(rows, width) + item_softmax::MOST_ELEMENTS as u128;
+    }
     let padded = items.next_multiple_of(item_softmax::TILE_ITEMS) as u128;
     let all = rows.saturating_add(item_softmax::TILE_ROWS as u128).saturating_mul(padded);
     all.min((item_softmax::MOST_ELEMENTS as u128).max(padded))
@@ -65,9 +68,10 @@ mod tests {
 
     #[test]
     fn scores_take_no_more_than_their_budget() {
-        assert_eq!(tile_elements(100, 36), (36 + 192) * 256);
-        assert_eq!(tile_elements(1 << 20, 1 << 20), 8 << 20);
-        assert_eq!(tile_elements(1 << 27, 9), 1 << 27);
+        assert_eq!(tile_elements(100, 36, 64), (36 + 192) * 256);
+        assert_eq!(tile_elements(80_000, 1 << 20, 64), 8 << 20);
+        // Whatever the number of items: 16 spans, and the tiles of a sampled loss.
+        assert_eq!(tile_elements(1 << 27, 9, 64), 16 * 9 * 66 + (8 << 20));
         assert_eq!((score_elements(100), score_elements(1 << 30)), (3200, 1 << 30));
     }
 

@@ -24,6 +24,7 @@ pub mod passes;
 pub mod projection;
 pub mod qkv;
 pub mod rank;
+pub mod streamed_softmax;
 pub mod top_k;
 pub mod vector;
 

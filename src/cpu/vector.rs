@@ -1,9 +1,16 @@
 //! Runs a loop with the widest vector instructions of this processor.
 
-use pulp::WithSimd;
+use pulp::{Arch, WithSimd};
 use std::sync::LazyLock;
 
-static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
+/// Set to `portable`, this variable of the environment keeps to the target's baseline: what other processors run
+/// can then be tested on this one. Matrix products choose their instructions by themselves.
+const CHOICE: &str = "B4R_VECTORS";
+
+static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var_os(CHOICE) {
+    Some(choice) if choice == "portable" => Arch::Scalar,
+    _ => Arch::new(),
+});
 
 /// Lanes of the accumulators that reductions keep, whatever the processor's vectors hold: a sum adds in
 /// the same order everywhere.

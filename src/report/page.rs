@@ -233,7 +233,7 @@ fn run(results: &Results) -> Markup {
         ("epochs", format!("{} (ended by {})", results.epochs, results.ended_by)),
         ("training", duration(results.train_seconds)),
         ("evaluation", duration(results.eval_seconds)),
-        ("an epoch", duration(results.train_seconds / f64::from(results.epochs.max(1)))),
+        ("an epoch", duration(epoch_seconds(results))),
         ("tokens a second", thousands(results.tokens_per_second as u64)),
         (
             "computed by",
@@ -242,6 +242,14 @@ fn run(results: &Results) -> Markup {
         ("peak memory", format!("{} MiB", thousands(results.peak_rss_bytes >> 20))),
     ];
     facts("Run", &rows)
+}
+
+/// Of an epoch's tokens at the rate of the whole run, which may have trained twice or stopped within an epoch.
+fn epoch_seconds(results: &Results) -> f64 {
+    match results.tokens_per_second {
+        rate if rate > 0.0 => results.protocol.train_interactions as f64 / rate,
+        _ => 0.0,
+    }
 }
 
 /// Every line of `metrics.jsonl`.

@@ -30,6 +30,8 @@ pub struct Source {
     place: PathBuf,
     items: Vocabulary,
     model: TensorFile,
+    /// Of a run's model; a file from RecBole has none.
+    note: Option<Note>,
     /// SHA-256 of the file that has them, in hex.
     pub sha256: String,
 }
@@ -73,9 +75,12 @@ impl Source {
         if continues(config) {
             return Ok(None);
         }
-        let (items, mut model) = match place.is_file() {
-            true => open_file(place, config)?,
-            false => open_run(place, config)?,
+        let (items, mut model, note) = if place.is_file() {
+            let (items, model) = open_file(place, config)?;
+            (items, model, None)
+        } else {
+            let (items, model, note) = open_run(place, config)?;
+            (items, model, Some(note))
         };
         let sha256 = model.sha256()?;
         match &config.train.init_from_sha256 {
@@ -87,7 +92,7 @@ impl Source {
                 ),
                 "put the same model in its place, or start over with --overwrite or in another run_dir",
             )),
-            _ => Ok(Some(Source { place: place.clone(), items, model, sha256 })),
+            _ => Ok(Some(Source { place: place.clone(), items, model, note, sha256 })),
         }
     }
 
@@ -95,7 +100,8 @@ impl Source {
     /// in the data.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when a tensor is missing, has another shape or a value that is not finite;
+    /// [`Error::Checkpoint`] when a tensor is missing, has another shape or a value that is not finite, or a run's
+    /// weights are not those that it wrote;
     /// [`Error::Config`] when no item is known; [`Error::Memory`], [`Error::Io`].
     pub fn weights(
         mut self,
@@ -129,6 +135,9 @@ impl Source {
         )?;
         let before = ParameterTable::new(&config.model, self.items.len());
         let old = model_file::read_opened(&mut self.model, &before)?;
+        if let Some(note) = &self.note {
+            note.check_weights(&self.model, &old)?;
+        }
         // Standard normal numbers where weights are drawn; everything but the rows of new items is replaced.
         let mut weights = initial_parameters(table, 1.0, config.train.seed);
         for (tensor, before) in table.tensors.iter().zip(&before.tensors) {
@@ -148,15 +157,16 @@ impl Source {
     }
 }
 
-/// Item ids and open weights of the run in `folder`.
-fn open_run(folder: &Path, config: &Config) -> Result<(Vocabulary, TensorFile)> {
+/// Item ids, open weights and their note of the run in `folder`.
+fn open_run(folder: &Path, config: &Config) -> Result<(Vocabulary, TensorFile, Note)> {
     check_files(folder, &rundir::locate(config))?;
     let earlier = config::read(&folder.join(CONFIG))?;
     check_network(folder, &earlier.model, &config.model)?;
     let items = id_file::read(&folder.join(ITEMS), "item", 1)?;
     let model = TensorFile::open(&folder.join(MODEL), model_file::REMEDY)?;
-    Note::of(&model)?.check_items(&model, &items)?;
-    Ok((items, model))
+    let note = Note::of(&model)?;
+    note.check_items(&model, &items)?;
+    Ok((items, model, note))
 }
 
 /// Item ids and open weights of a file from RecBole.

@@ -4,7 +4,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 /// One evaluation.
@@ -71,20 +71,27 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
     (1u64..).zip(text[..whole].lines()).map(parse).collect()
 }
 
-/// Cuts the log back to `length` bytes and returns the length it then has: less where lines were lost.
+/// Cuts the log back to `length` bytes and returns the length it then has: less where lines were lost, of which no
+/// part stays.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn cut(path: &Path, length: u64) -> Result<u64> {
-    let file = match OpenOptions::new().write(true).open(path) {
+    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         other => other.map_err(Error::io("write", path))?,
     };
     let present = file.metadata().map_err(Error::io("read", path))?.len();
-    if present > length {
-        file.set_len(length).map_err(Error::io("write", path))?;
+    let mut kept = length;
+    if present < length {
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(Error::io("read", path))?;
+        kept = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end as u64 + 1);
     }
-    Ok(present.min(length))
+    if present > kept {
+        file.set_len(kept).map_err(Error::io("write", path))?;
+    }
+    Ok(kept)
 }
 
 #[cfg(test)]
@@ -122,5 +129,9 @@ mod tests {
         assert!(read(&path).unwrap_err().to_string().contains("metrics.jsonl:3"));
         assert_eq!(cut(&path, first).unwrap(), first);
         assert_eq!(cut(&path, second).unwrap(), first, "a log is not made longer");
+        std::fs::write(&path, &text[..text.len() - 5]).unwrap();
+        assert_eq!(cut(&path, second).unwrap(), first, "what is left of a line goes too");
+        assert_eq!(append(&path, first, &line).unwrap(), second);
+        assert_eq!(read(&path).unwrap().len(), 2);
     }
 }

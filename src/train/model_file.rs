@@ -92,7 +92,11 @@ impl Note {
         }
     }
 
-    fn check_weights(&self, file: &TensorFile, parameters: &[f32]) -> Result<()> {
+    /// Checks that the weights are those that were written.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where they are not.
+    pub fn check_weights(&self, file: &TensorFile, parameters: &[f32]) -> Result<()> {
         match &self.weights_sha256 {
             Some(written) if *written != sha256(parameters) => {
                 Err(file.problem("damaged: its weights do not match their checksum"))

@@ -11,6 +11,7 @@ use crate::config::value::Value;
 use crate::config::{Config, ModelConfig};
 use crate::data::Vocabulary;
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const REMEDY: &str =
@@ -59,10 +60,11 @@ pub fn items(file: &TensorFile) -> Result<Vocabulary> {
 /// As [`open`]; [`Error::Checkpoint`] where a tensor that shows a size is missing.
 pub fn network(path: &Path) -> Result<Vec<Entry>> {
     let file = open(path)?;
-    let names = file.names();
-    let layer = |index: usize| format!("trm_encoder.layer.{index}.");
-    let layers =
-        (0..).take_while(|&i| names.iter().any(|name| name.starts_with(&layer(i)))).count();
+    let number = |name: &String| -> Option<usize> {
+        name.strip_prefix("trm_encoder.layer.")?.split('.').next()?.parse().ok()
+    };
+    let numbers: BTreeSet<usize> = file.names().iter().filter_map(number).collect();
+    let layers = (0..).take_while(|index| numbers.contains(index)).count();
     let columns = shape(&file, "item_embedding.weight")?.get(1).copied().unwrap_or(0);
     let inner = rows_of(&file, "trm_encoder.layer.0.feed_forward.dense_1.weight")?;
     let sizes = [

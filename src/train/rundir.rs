@@ -222,6 +222,18 @@ fn check_use(path: &Path, run: &RunConfig) -> Result<()> {
             "choose another directory",
         ));
     }
+    let made = [RESULTS, MODEL].into_iter().find(|name| path.join(name).exists());
+    let has_checkpoint = path.join(CHECKPOINT).symlink_metadata().is_ok();
+    if let (Some(made), true, false) = (made, run.resume && !run.overwrite, has_checkpoint) {
+        return Err(Error::config(
+            "resume",
+            format!(
+                "{} holds {made} but no checkpoint: training would begin again and discard it",
+                path.display()
+            ),
+            "put checkpoint/state.safetensors back, discard the run with --overwrite, or choose another directory",
+        ));
+    }
     if run.resume || run.overwrite {
         return Ok(());
     }

@@ -38,6 +38,8 @@ pub struct TrainingLoop<'a> {
     pub(super) best: Option<Vec<f32>>,
     /// Begun by [`Self::train`], when the log is what it should be.
     events: Option<EventFile>,
+    /// Why training has ended; an evaluation outside the plan comes later and says nothing about it.
+    ended_by: &'static str,
 }
 
 impl<'a> TrainingLoop<'a> {
@@ -60,6 +62,7 @@ impl<'a> TrainingLoop<'a> {
             counters: Counters::default(),
             best: None,
             events: None,
+            ended_by: "nothing",
         }
     }
 
@@ -78,7 +81,8 @@ impl<'a> TrainingLoop<'a> {
                 "metrics.jsonl has lost lines since the checkpoint; going on after those that are left",
             );
         }
-        self.export()
+        // Without validation the checkpoint knows no best weights, and what an earlier end left stays until the next.
+        if self.validates() { self.export() } else { Ok(()) }
     }
 
     /// Puts other weights in place of those drawn, before the first step.
@@ -129,6 +133,8 @@ impl<'a> TrainingLoop<'a> {
                 self.export()?;
             }
         }
+        let ended = ended_by(self.config, &self.counters, self.steps_per_epoch());
+        self.ended_by = ended.unwrap_or("nothing");
         // An evaluation outside the plan stays out of the checkpoint: resumed with more epochs, the run is
         // the same as one that had them from the start, unless `lr_fallback` took over.
         if self.counters.evaluated_at != Some(self.counters.step) && self.evaluate()? {
@@ -192,7 +198,7 @@ impl<'a> TrainingLoop<'a> {
 
     /// Why training has ended.
     pub fn ended_by(&self) -> &'static str {
-        ended_by(self.config, &self.counters, self.steps_per_epoch()).unwrap_or("nothing")
+        self.ended_by
     }
 
     fn steps_per_epoch(&self) -> u64 {

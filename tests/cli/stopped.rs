@@ -2,6 +2,7 @@
 
 use super::{Artifacts, Running, Sandbox, assert_equal_runs, assert_fails, files_in, stderr};
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// Kills at several moments, one after another in the same run, and checks what comes out in the end.
@@ -127,6 +128,58 @@ fn resuming_nothing_starts_afresh_and_says_so() {
     let output = sandbox.finish(&run_dir, &["--epochs=1", "--resume"]);
     assert!(stderr(&output).contains("starting afresh"), "{}", stderr(&output));
     assert_equal_runs(&reference, &Artifacts::of(&run_dir));
+}
+
+/// Somebody deleted the checkpoint of a finished run to save disk.
+#[test]
+fn resuming_does_not_discard_a_finished_run() {
+    let sandbox = Sandbox::new();
+    let run_dir = sandbox.path("run");
+    sandbox.finish(&run_dir, &["--epochs=1"]);
+    fs::remove_dir_all(run_dir.join("checkpoint")).unwrap();
+    let model = fs::read(run_dir.join("model.safetensors")).unwrap();
+    let output = sandbox.run(&run_dir, &["--epochs=1", "--resume"]);
+    assert_fails(&output, 2, &["resume", "no checkpoint", "--overwrite"]);
+    assert_eq!(fs::read(run_dir.join("model.safetensors")).unwrap(), model);
+    fs::remove_file(run_dir.join("results.json")).unwrap();
+    assert_fails(&sandbox.run(&run_dir, &["--epochs=1", "--resume"]), 2, &["model.safetensors"]);
+    sandbox.finish(&run_dir, &["--epochs=1", "--overwrite"]);
+}
+
+/// Without validation a checkpoint knows no best weights; the model that was there goes on being served.
+#[test]
+fn a_run_on_all_data_that_goes_on_keeps_its_model_meanwhile() {
+    let sandbox = Sandbox::new();
+    let run_dir = sandbox.path("run");
+    sandbox.finish(&run_dir, &["--all-data", "--epochs=1"]);
+    let model = fs::read(run_dir.join("model.safetensors")).unwrap();
+    let more = ["--all-data", "--epochs=100000", "--resume"];
+    let mut running = sandbox.start(&run_dir, &more);
+    assert!(running.wait_for_lines(3));
+    running.signal("KILL");
+    assert_eq!(running.output().status.code(), None);
+    assert_eq!(fs::read(run_dir.join("model.safetensors")).unwrap(), model);
+}
+
+/// The evaluation after the last step may be one miss too many, but it did not end the run.
+#[test]
+fn the_evaluation_after_max_steps_does_not_change_what_ended_the_run() {
+    let sandbox = Sandbox::new();
+    let run_dir = sandbox.path("run");
+    // Nothing improves after the first epoch, of which there are at least two steps.
+    let settings = ["--learning_rate=1e-30", "--stopping_step=1", "--train_batch_size=16"];
+    let epoch = sandbox.path("epoch");
+    sandbox.finish(&epoch, &[&settings[..], &["--epochs=1"]].concat());
+    let steps = results(&epoch)["steps"].as_u64().unwrap();
+    assert!(steps > 1);
+    let most = format!("--max_steps={}", 2 * steps + 1);
+    sandbox.finish(&run_dir, &[&settings[..], &["--epochs=9", &most]].concat());
+    assert_eq!(results(&run_dir)["ended_by"], "max_steps");
+    assert_eq!(fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap().lines().count(), 3);
+}
+
+fn results(run_dir: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(run_dir.join("results.json")).unwrap()).unwrap()
 }
 
 #[test]

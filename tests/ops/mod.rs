@@ -14,6 +14,7 @@ mod math;
 pub mod projection;
 pub mod qkv;
 pub mod rank;
+mod streamed_softmax;
 pub mod top_k;
 
 use crate::util::fixture::{Case, Dropout, Results};

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::cpu::item_softmax::Problem;
+use crate::cpu::rank;
 use crate::cpu::top_k::{Best, Entry, NotFinite, TILE_ITEMS, TILE_ROWS, top_k};
 use crate::cpu::vector::{dot, vectorized};
 use crate::model::engine::not_finite;
@@ -243,6 +244,31 @@ pub(super) fn scores(problem: &Problem, items: &[&[u32]]) -> Vec<Vec<f32>> {
     problem.rows.par_chunks_exact(d).zip(items).map(of_row).collect()
 }
 
+/// The share of all items from which on the product with the whole table costs less than as many dot products.
+const MOST_LISTED: usize = 4;
+
+/// The scores of each row's list of items, as [`scores`] has them up to rounding, by whichever way costs less for the
+/// lists as a whole; within the thread pool.
+pub(super) fn scores_of_lists(problem: &Problem, items: &[&[u32]]) -> Vec<Vec<f32>> {
+    let listed: usize = items.iter().map(|items| items.len()).sum();
+    if listed.saturating_mul(MOST_LISTED) < items.len().saturating_mul(problem.items()) {
+        return scores(problem, items);
+    }
+    let (d, at_once) = (problem.width(), rank::rows_at_once(problem.items()));
+    let of_block = |products: &mut Vec<f32>, (rows, items): (&[f32], &[&[u32]])| -> Vec<Vec<f32>> {
+        rank::products(&Problem { rows, ..*problem }, products);
+        let score = |row: usize, item: u32| {
+            let item = item as usize - 1;
+            products[item * items.len() + row] + problem.bias[item]
+        };
+        let of_row =
+            |(row, list): (usize, &&[u32])| list.iter().map(|&item| score(row, item)).collect();
+        items.iter().enumerate().map(of_row).collect()
+    };
+    let blocks = problem.rows.par_chunks(at_once * d).zip(items.par_chunks(at_once));
+    blocks.map_init(Vec::new, of_block).collect::<Vec<_>>().concat()
+}
+
 /// Tiles of rows and spans of items side by side, then the rows' parts put together; within the thread pool.
 pub(super) fn top_k_of(
     problem: &Problem,
@@ -297,4 +323,33 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let norms = (dot(a, a) * dot(b, b)).sqrt();
     // A vector without length is like no other.
     if norms > 0.0 { dot(a, b) / norms } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Short lists and long ones, for more rows than a block has.
+    #[test]
+    fn lists_are_scored_alike_either_way() {
+        let numbers = |count: usize, by: usize| -> Vec<f32> {
+            (0..count).map(|i| (i * by % 101) as f32 / 101.0 - 0.5).collect()
+        };
+        let (d, items, count) = (16, 90, 70);
+        let (rows, table, bias) =
+            (numbers(count * d, 37), numbers(items * d, 53), numbers(items, 11));
+        let problem = Problem { rows: &rows, targets: &[], table: &table, bias: &bias };
+        for length in [3, 60] {
+            let lists: Vec<Vec<u32>> = (0..count)
+                .map(|row| (0..length).map(|i| ((row * 7 + i) % items) as u32 + 1).collect())
+                .collect();
+            let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+            let (one_by_one, found) = (scores(&problem, &lists), scores_of_lists(&problem, &lists));
+            assert_eq!(found.len(), count);
+            for (found, expected) in found.iter().flatten().zip(one_by_one.iter().flatten()) {
+                assert!((found - expected).abs() < 1e-5, "{found} and {expected}");
+            }
+            assert_eq!(found.concat().len(), count * length);
+        }
+    }
 }

@@ -1,12 +1,16 @@
 //! The item softmax, or the binary loss in its place, over all threads: first the tiles of a chunk of rows, then item
-//! blocks, then row blocks.
+//! blocks, then row blocks; or, where there are so many items that tiles are not kept, spans of items.
 
 use crate::batch::Segments;
 use crate::cpu::gbce::{self, Negatives};
 use crate::cpu::gemm::Into;
 use crate::cpu::item_softmax::{self, Chunk, Problem, TILE_ITEMS, Tiling};
+use crate::cpu::streamed_softmax;
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Rows whose shares of a gradient one task adds up.
+const ROWS_A_TASK: usize = 64;
 
 /// Memory kept between steps, and the gradient of the rows.
 #[derive(Default)]
@@ -18,6 +22,8 @@ pub struct ItemSoftmax {
     sums: Vec<f32>,
     /// `[P]` how much each row pulls at its target.
     pulls: Vec<f32>,
+    /// `[P]` log-sum-exp of each row, where tiles are not kept.
+    log_sums: Vec<f32>,
 }
 
 impl ItemSoftmax {
@@ -30,7 +36,63 @@ impl ItemSoftmax {
         d_table: &mut [f32],
         d_bias: &mut [f32],
     ) -> f64 {
+        if streamed_softmax::is_due(problem.items()) {
+            return self.run_streamed(problem, targets, d_table, d_bias);
+        }
         self.run_loss(problem, None, targets, d_table, d_bias)
+    }
+
+    /// [`Self::run`] without keeping tiles, whatever the number of items.
+    pub fn run_streamed(
+        &mut self,
+        problem: &Problem,
+        targets: &Segments,
+        d_table: &mut [f32],
+        d_bias: &mut [f32],
+    ) -> f64 {
+        let (rows, d) = (problem.targets.len(), problem.width());
+        let span = streamed_softmax::span(problem.items());
+        let spans = problem.items().div_ceil(span);
+        let ItemSoftmax { d_rows, tiles: shares, factors: maxima, sums, pulls, log_sums } = self;
+        pulls.clear();
+        pulls.resize(rows, problem.weight());
+        for (buffer, len) in [
+            (&mut *maxima, spans * rows),
+            (&mut *sums, spans * rows),
+            (&mut *shares, spans * rows * d),
+            (&mut *log_sums, rows),
+            (&mut *d_rows, rows * d),
+        ] {
+            buffer.resize(len, 0.0);
+        }
+        let items = |number: usize| number * span..((number + 1) * span).min(problem.items());
+        let statistics = maxima.par_chunks_mut(rows).zip(sums.par_chunks_mut(rows)).enumerate();
+        statistics.with_max_len(1).for_each_init(
+            Default::default,
+            |scratch, (number, (maxima, sums))| {
+                streamed_softmax::statistics(problem, items(number), scratch, maxima, sums);
+            },
+        );
+        let loss = streamed_softmax::combine(problem, maxima, sums, log_sums);
+        let of_items = d_table.par_chunks_mut(span * d).zip(d_bias.par_chunks_mut(span));
+        let of_spans = of_items.zip(shares.par_chunks_mut(rows * d)).enumerate();
+        of_spans.with_max_len(1).for_each_init(
+            Default::default,
+            |scratch, (number, ((d_table, d_bias), share))| {
+                let (items, log_sums) = (items(number), &log_sums[..]);
+                let range = items.clone();
+                streamed_softmax::gradients(
+                    problem, log_sums, range, scratch, d_table, d_bias, share,
+                );
+                item_softmax::subtract_targets(problem, pulls, targets, items, d_table, d_bias);
+            },
+        );
+        d_rows.par_chunks_mut(ROWS_A_TASK * d).enumerate().for_each(|(task, d_rows)| {
+            let first = task * ROWS_A_TASK;
+            let rows = first..first + d_rows.len() / d;
+            streamed_softmax::row_gradient(problem, pulls, shares, rows, d_rows);
+        });
+        loss / rows as f64
     }
 
     /// The same; with `negatives`, of the binary loss.
