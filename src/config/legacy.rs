@@ -28,7 +28,7 @@ pub(super) struct Rewritten {
 pub(super) fn rewrite(source: Vec<Entry>) -> Result<Rewritten> {
     let is_old = |entry: &Entry| NAMES.contains(&entry.key.as_str());
     let (old, new): (Vec<Entry>, Vec<Entry>) = source.into_iter().partition(is_old);
-    // Old lines come first, so that a present spelling in the same file wins.
+    // A present spelling of the same thing in the same file is refused as given twice.
     let mut out = Rewritten { entries: Vec::new(), notes: Vec::new() };
     let find = |name: &str| old.iter().rfind(|entry| entry.key == name && !entry.value.is_null());
     out.evaluation(find("eval_setting"), find("split_ratio"), find("leave_one_num"))?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::resolve::Resolved;
 use super::value::{Value, shorten};
 use super::{
-    Device, EvalUnit, Grouping, Loss, Metric, Negatives, Objective, SplitRule, TrainConfig,
+    Device, EvalUnit, Grouping, HeldOut, Loss, Metric, Negatives, Objective, SplitRule, TrainConfig,
 };
 use super::{keys, parse, protocol};
 use crate::{Error, Result};
@@ -87,6 +87,13 @@ fn settle_evaluation(resolved: &mut Resolved) {
     if eval.grouping == Grouping::None && !matches!(eval.split, SplitRule::Ratio(_)) {
         eval.grouping = Grouping::User;
         notes.push("eval_args.group_by: ignored: this split always goes by user".to_string());
+    }
+    let can_leave_out = eval.split == SplitRule::LeaveOneOut(HeldOut::ValidAndTest);
+    if eval.valid_users.is_some() && !can_leave_out && !origins.contains_key("valid_users") {
+        eval.valid_users = None;
+        notes.push(
+            "valid_users: none, since this split cannot leave users out of validation".to_string(),
+        );
     }
     let explicit = ["filter_seen", "repeatable"].iter().any(|key| origins.contains_key(key));
     if eval.unit == EvalUnit::RecBole && eval.filter_seen && !explicit {

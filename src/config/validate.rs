@@ -279,8 +279,8 @@ fn protocol(eval: &EvalConfig) -> Result<()> {
     require(
         eval.valid_users.is_none() || both,
         "valid_users",
-        || "only leave-one-out can leave users out of validation".to_string(),
-        "leave it out, or write eval_args: {split: {LS: valid_and_test}}",
+        || "only leave-one-out with both parts can leave users out of validation".to_string(),
+        "write valid_users: none, or eval_args: {split: {LS: valid_and_test}}",
     )?;
     if let Some(users) = eval.valid_users {
         size("valid_users", users, 1, MAX_SIZE as usize)?;

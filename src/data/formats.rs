@@ -9,6 +9,7 @@ use super::lines::{BUFFER, Text, read_error};
 use super::sniff::{Columns, Layout, choose_columns, sniff, words};
 use super::table::{Field, Table, TableBuilder};
 use crate::config::{DataConfig, DataFormat};
+use crate::data::thousands;
 use crate::{Error, Result};
 
 /// Reads a whole file.
@@ -53,6 +54,10 @@ impl Delimited<'_> {
         let has_header = self.layout.format != DataFormat::UData;
         let mut header_read = false;
         let mut rows: Option<Rows> = None;
+        // The line of the latest record, if that ends within a quote for all that one can see of it.
+        let mut open_since = None;
+        // Records of several lines, and where the first begins.
+        let mut spanning = (0u64, 0u64);
         loop {
             let before = reader.position().line();
             match reader.read_byte_record(&mut record) {
@@ -78,8 +83,29 @@ impl Delimited<'_> {
                 }
             };
             // The record ends on the line before the one the reader has reached, unless a quote stayed open.
-            let line = reader.position().line().saturating_sub(1 + line_feeds(&record));
-            rows.push(self, line.max(before), &record)?;
+            let feeds = line_feeds(&record);
+            let line = reader.position().line().saturating_sub(1 + feeds).max(before);
+            rows.push(self, line, &record)?;
+            open_since =
+                record.iter().next_back().filter(|field| field.ends_with(b"\n")).map(|_| line);
+            if feeds > 0 {
+                spanning = (spanning.0 + 1, if spanning.0 == 0 { line } else { spanning.1 });
+            }
+        }
+        if let Some(line) = open_since.filter(|_| !reader.get_ref().ends_with_quote()) {
+            return Err(Error::Input {
+                path: self.path.to_path_buf(),
+                line: Some(line),
+                column: None,
+                problem: "a double quote opened here is never closed".to_string(),
+                remedy: "close it, or double it if it belongs to the text".to_string(),
+            });
+        }
+        if let (records @ 1.., first) = spanning {
+            notes.push(format!(
+                "records of several lines, in double quotes: {}, the first at line {first}",
+                thousands(records)
+            ));
         }
         let sha256 = reader.into_inner().sha256();
         let builder = match rows {

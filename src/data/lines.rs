@@ -103,7 +103,8 @@ pub(super) struct Text {
     /// Bytes handed out, and where in them the current record begins.
     given: u64,
     record_start: u64,
-    last_byte: u8,
+    /// The latest bytes handed out: a quote, a carriage return and a line feed at the most interesting.
+    latest: [u8; 3],
     bar: ProgressBar,
 }
 
@@ -147,7 +148,7 @@ impl Text {
             head_used: 0,
             given: 0,
             record_start: 0,
-            last_byte: b'\n',
+            latest: [b'\n'; 3],
             bar: ProgressBar::hidden(),
         })
     }
@@ -177,6 +178,11 @@ impl Text {
     /// counts from there.
     pub(super) fn record_starts_at(&mut self, byte: u64) {
         self.record_start = byte;
+    }
+
+    /// Whether what was handed out so far ends with a line that ends with a double quote.
+    pub(super) fn ends_with_quote(&self) -> bool {
+        matches!(self.latest, [_, b'"', b'\n'] | [b'"', b'\r', b'\n'])
     }
 
     /// SHA-256 of the whole uncompressed text, once it has been read to its end.
@@ -227,12 +233,12 @@ impl Read for Text {
             self.head_used += n;
             n
         };
-        if n == 0 && self.last_byte != b'\n' {
+        if n == 0 && self.latest[2] != b'\n' {
             buffer[0] = b'\n';
             n = 1;
         }
-        if n > 0 {
-            self.last_byte = buffer[n - 1];
+        for &byte in &buffer[n.saturating_sub(3)..n] {
+            self.latest = [self.latest[1], self.latest[2], byte];
         }
         self.given += n as u64;
         Ok(n)

@@ -19,10 +19,6 @@ pub(super) fn prepare(
     table: Table,
     config: &DataConfig,
 ) -> Result<(Dataset, Statistics)> {
-    if table.user.len() >= u32::MAX as usize {
-        let problem = format!("the file holds {} interactions", table.user.len());
-        return Err(Error::input(&table.path, problem, "give a file with fewer than 2^32 - 1"));
-    }
     let (offsets, order) = sort(&table)?;
     let mut alive = filled(table.user.len(), true)?;
     let mut dropped = Dropped { without_id: table.without_id, ..Dropped::default() };
@@ -65,7 +61,14 @@ pub(super) fn histories(table: Table) -> Result<Histories> {
 }
 
 /// `[users + 1]` offsets and the rows sorted by user, time and place in the file.
+///
+/// # Errors
+/// [`Error::Input`] for more rows than 32 bits count; [`Error::Memory`].
 fn sort(table: &Table) -> Result<(Vec<u32>, Vec<u32>)> {
+    if table.user.len() >= u32::MAX as usize {
+        let problem = format!("the file holds {} interactions", table.user.len());
+        return Err(Error::input(&table.path, problem, "give a file with fewer than 2^32 - 1"));
+    }
     let (offsets, mut order) = group(&table.user, table.users.len())?;
     if let Some(time) = &table.time {
         for range in offsets.windows(2) {

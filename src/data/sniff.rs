@@ -62,14 +62,14 @@ fn guess(
     if name.ends_with(".inter") || header.iter().all(|name| split_type(name).1.is_some()) {
         return Ok(DataFormat::Inter);
     }
-    if lines.iter().any(|line| memchr::memmem::find_iter(line, b"::").count() == 3) {
-        return Ok(DataFormat::RatingsDat);
-    }
     let is_named = |name: &str, aliases: &[&str]| {
         header.iter().any(|h| h == name || aliases.iter().any(|a| a.eq_ignore_ascii_case(h)))
     };
     let has_header =
         is_named(&config.user_field, &USER_ALIASES) || is_named(&config.item_field, &ITEM_ALIASES);
+    if !has_header && lines.iter().any(|line| memchr::memmem::find_iter(line, b"::").count() == 3) {
+        return Ok(DataFormat::RatingsDat);
+    }
     let delimited = matches!(separator, b',' | b';' | b'|');
     if has_header || delimited || name.ends_with(".csv") || name.ends_with(".tsv") {
         return Ok(DataFormat::Csv);

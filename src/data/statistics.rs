@@ -110,7 +110,7 @@ pub struct Statistics {
     pub density: f64,
     /// History lengths.
     pub lengths: Lengths,
-    /// Users with fewer than 3 interactions: they train, but are not evaluated.
+    /// Users with fewer than 3 interactions: they train, but leave-one-out does not evaluate them.
     pub short_users: u64,
     /// Whether the file has times.
     pub timed: bool,
@@ -182,7 +182,9 @@ impl fmt::Display for Statistics {
             let count = thousands(self.short_users);
             row(
                 "short",
-                &format!("{count} users with fewer than 3 interactions are not evaluated"),
+                &format!(
+                    "{count} users have fewer than 3 interactions: leave-one-out does not evaluate them"
+                ),
             )?;
         }
         for note in &self.notes {

@@ -23,7 +23,7 @@ pub fn item_metric(metric: Metric, ranking: &Ranking, k: usize, catalogue: &Cata
         _ => {
             let counts = occurrences(ranking, k, catalogue);
             let entropy = entropy(&counts);
-            if as_recbole { entropy / counts.len() as f64 } else { entropy }
+            if as_recbole { entropy / counts.len().max(1) as f64 } else { entropy }
         }
     }
 }
@@ -48,9 +48,12 @@ fn occurrences(ranking: &Ranking, k: usize, catalogue: &Catalogue<'_>) -> Vec<u6
     counts
 }
 
-/// 0 when all items are recommended equally often, near 1 when one item is recommended to everybody.
+/// 0 when all items are recommended equally often, or none is, near 1 when one item is recommended to everybody.
 fn gini(counts: &[u64], all: usize) -> f64 {
     let total: u64 = counts.iter().sum();
+    if total == 0 {
+        return 0.0;
+    }
     let first = all - counts.len() + 1;
     let weighted = (first..)
         .zip(counts)
@@ -78,4 +81,17 @@ fn rare_items(catalogue: &Catalogue<'_>) -> Vec<bool> {
     let mut rare = vec![false; counts.len()];
     items.into_iter().take(number).for_each(|item| rare[item] = true);
     rare
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small data may leave every list empty; a checkpoint could not hold what 0 / 0 makes.
+    #[test]
+    fn inequality_without_recommendations_is_none() {
+        assert_eq!(gini(&[], 5), 0.0);
+        assert_eq!(gini(&[2, 2, 2], 3), 0.0);
+        assert!(gini(&[7], 1000) > 0.99);
+    }
 }

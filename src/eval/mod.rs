@@ -68,8 +68,10 @@ pub fn rank(
     data: &RankedData<'_>,
     procedure: &Procedure<'_>,
 ) -> Result<Vec<Ranking>> {
-    let list_length = procedure.list_length.unwrap_or(0);
-    let mut rankings = vec![Ranking::new(list_length); procedure.filters.len()];
+    // No list has more items than there are.
+    let list_length = procedure.list_length.map(|length| length.min(data.item_count));
+    let procedure = &Procedure { list_length, ..*procedure };
+    let mut rankings = vec![Ranking::new(list_length.unwrap_or(0)); procedure.filters.len()];
     if rankings.is_empty() {
         return Ok(rankings);
     }

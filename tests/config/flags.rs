@@ -107,6 +107,8 @@ fn values_may_be_python() {
     refused(flags(&["--eval_args=full"]), "eval_args", &["mapping"]);
     assert_eq!(good(&["--clip_grad_norm={'max_norm': 5}"]).train.clip_norm, Some(5.0));
     assert_eq!(good(&["--clip_grad_norm.max_norm=5"]).train.clip_norm, Some(5.0));
+    let both = ["--clip_grad_norm.max_norm=5", "--clip_grad_norm.norm_type=2"];
+    assert_eq!(good(&both).train.clip_norm, Some(5.0));
     assert_eq!(good(&["--user_inter_num_interval=[5,inf)"]).data.user_interval.low, 5.0);
     assert_eq!(good(&["--RATING_FIELD=None"]).data.rating_field, None);
     assert_eq!(good(&["--field_separator=\\t"]).data.field_separator, Some('\t'));

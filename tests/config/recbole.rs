@@ -216,7 +216,11 @@ fn the_learner_says_what_weight_decay_means() {
         yaml("learner: AdamW\nweight_decay: 0.1").unwrap().config.train.learner,
         Learner::AdamW
     );
-    assert_eq!(yaml("weight_decay: 0.1").unwrap().config.train.learner, Learner::AdamW);
+    let unnamed = yaml("weight_decay: 0.1").unwrap();
+    assert_eq!(unnamed.config.train.learner, Learner::AdamW);
+    let is_told = |notes: &[String]| notes.iter().any(|note| note.starts_with("weight_decay"));
+    assert!(is_told(&unnamed.notes), "{:?}", unnamed.notes);
+    assert!(!is_told(&yaml("learner: adamw\nweight_decay: 0.1").unwrap().notes));
 }
 
 /// A configuration from the field that RecBole itself refuses, word for word.
@@ -380,6 +384,14 @@ fn a_protocol_sets_what_was_published_and_other_keys_win() {
         assert_eq!(changed(&resolved.config.eval), ["valid_users"]);
     }
     assert!(changed(&of("protocol: petrov2022").config.eval).is_empty());
+    // What only its own split allows goes with the split.
+    let split = of("protocol: petrov2022\nepochs: 3\neval_args: {split: {LS: test_only}}");
+    assert_eq!(split.config.eval.valid_users, None);
+    assert!(
+        split.notes.iter().any(|note| note.starts_with("valid_users: none")),
+        "{:?}",
+        split.notes
+    );
     assert_eq!(of("protocol: ~").config.eval, Default::default());
     let resolved = of("protocol: sun2019\neval_args: {mode: full}\nepochs: 1");
     assert_eq!(resolved.config.eval.split, SplitRule::LeaveOneOut(HeldOut::TestOnly), "not lost");

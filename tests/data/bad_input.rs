@@ -76,6 +76,11 @@ fn lines_with_too_few_or_too_many_fields() {
         &[":3:", "has 5 fields", "double quotes"],
     );
     expect("x.csv", &format!("{CSV}u,\"a,1,2\nu,b,1,2\n"), &[":2:", "double quote"]);
+    // A quote that swallows all further lines leaves their number of fields as it should be.
+    let swallowed = ["user_id,item_id\nu,a\nv,\"x\nv,y\nw,z\n", "user_id,item_id\nu,a\nv,\"x\nv,y"];
+    for text in swallowed.iter().flat_map(|text| [text.to_string(), text.replace('\n', "\r\n")]) {
+        expect("x.csv", &text, &[":3:", "double quote", "never closed"]);
+    }
     expect("ratings.dat", "u::a::1::2\nu::b::1\n", &[":2:", "has 3 fields"]);
     // What most lines look like decides on the format, so that a damaged line is one of it.
     let rows = "u\ta\t1\t880000000\nv\tb\t1\t880000001\n";

@@ -136,8 +136,23 @@ fn a_quoted_id_may_hold_line_feeds() {
     let text = "user_id,item_id\nu,\"a\nb\"\nu,c\nu,d\nu,e,f\n";
     let error = load_both("x.csv", text, |_| ()).unwrap_err().to_string();
     assert!(error.contains("x.csv.gz:6:") || error.contains("x.csv:6:"), "{error}");
-    let (dataset, _) = load_both("x.csv", &text.replace(",f", ""), |_| ()).unwrap();
+    let (dataset, statistics) = load_both("x.csv", &text.replace(",f", ""), |_| ()).unwrap();
     assert_eq!(dataset.items.get(0), "a\nb");
+    let note = "records of several lines, in double quotes: 1, the first at line 2";
+    assert!(statistics.notes.iter().any(|found| found == note), "{:?}", statistics.notes);
+    // In the last line too, and where it ends with the line feed.
+    for last in ["u,\"c\nd\"\n", "u,\"c\n\"\n", "u,\"c\n\"", "u,\"c\n\"\r\n"] {
+        let text = format!("user_id,item_id\nu,a\nu,b\n{last}");
+        assert_eq!(load_both("x.csv", &text, |_| ()).unwrap().0.items.len(), 3, "{last:?}");
+    }
+}
+
+/// Colons in ids do not make a file with a header one without.
+#[test]
+fn a_known_header_outweighs_double_colons() {
+    let text = "user_id,item_id,timestamp\nu,ns::a::b::c,5\nu,d,6\nu,e,7\n";
+    let (dataset, _) = load_both("x.csv", text, |_| ()).unwrap();
+    assert_eq!(dataset.items.get(0), "ns::a::b::c");
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub(super) const KEYS: &[Key] = &[
     Section::Data.key(
         "RATING_FIELD",
         "COLUMN",
-        "Column with the rating, read only for val_interval; none: there is no such column",
+        "Column with the rating, a number in every line, for val_interval alone; none: there is no such column",
         |c| Some(c.data.rating_field.clone().into()),
         |c, v| put(&mut c.data.rating_field, optional(v, text)),
     ),

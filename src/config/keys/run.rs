@@ -14,7 +14,7 @@ pub(super) const KEYS: &[Key] = &[
     Section::Run.key(
         "run_dir",
         "DIR",
-        "Folder for everything the run writes (runs/<dataset>-<seed> otherwise)",
+        "Folder for everything the run writes (runs/<dataset>-seed<seed> otherwise)",
         |c| Some(c.run.run_dir.clone().into()),
         |c, v| put(&mut c.run.run_dir, optional(v, path)),
     ),

@@ -215,7 +215,10 @@ pub(super) const KEYS: &[Key] = &[
         "X",
         "Largest norm of all gradients together; in YAML also {max_norm: X, norm_type: 2}",
         |c| Some(c.train.clip_norm.into()),
-        |c, v| put(&mut c.train.clip_norm, optional(v, clip_norm)),
+        |c, v| {
+            let present = c.train.clip_norm;
+            put(&mut c.train.clip_norm, optional(v, |v| clip_norm(v, present)))
+        },
     ),
     Section::Training.key(
         "eval_step",
@@ -233,8 +236,8 @@ pub(super) const KEYS: &[Key] = &[
     ),
 ];
 
-/// A bound, or RecBole's `{max_norm: 5, norm_type: 2}`.
-fn clip_norm(value: &Value) -> Parsed<f64> {
+/// A bound, or RecBole's `{max_norm: 5, norm_type: 2}`, of which `--clip_grad_norm.norm_type=2` may follow alone.
+fn clip_norm(value: &Value, present: Option<f64>) -> Parsed<f64> {
     let Value::Map(fields) = value else { return number(value) };
     let remedy = "write {max_norm: 5.0}, or just the number";
     let mut bound = None;
@@ -247,5 +250,5 @@ fn clip_norm(value: &Value) -> Parsed<f64> {
             other => return Err(Problem::new(format!("`{other}` is unknown here"), remedy)),
         }
     }
-    bound.ok_or_else(|| Problem::new("max_norm is missing", remedy))
+    bound.or(present).ok_or_else(|| Problem::new("max_norm is missing", remedy))
 }

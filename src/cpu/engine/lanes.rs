@@ -10,10 +10,18 @@ use crate::model::forward::forward;
 use crate::model::params::ParameterTable;
 use rayon::prelude::*;
 
-/// Lanes that a batch is cut into, whatever the number of threads, so that results do not depend on it: enough for as
-/// many threads, and no more, since every lane rearranges all weights and has a gradient of its own. A power of two,
-/// so that two, four or eight threads get equal shares.
+/// Most lanes a batch is cut into: enough for as many threads.
 pub const LANES: usize = 16;
+/// Fewest. Every lane packs all weights and has a gradient of its own, so a small batch is cut less often.
+const FEWEST_LANES: usize = 8;
+/// Tokens that a lane should have before a batch is cut into more than the fewest.
+const LANE_TOKENS: usize = 512;
+
+/// Lanes of a batch; depends on the batch alone, so that results do not depend on threads. A power of two, so
+/// that two, four or eight threads get equal shares.
+fn lane_count(tokens: usize) -> usize {
+    if tokens >= LANES * LANE_TOKENS { LANES } else { FEWEST_LANES }
+}
 
 /// What the network computes with.
 #[derive(Clone, Copy)]
@@ -120,13 +128,14 @@ impl Lanes {
 
     fn assign(&mut self, batch: &Batch) {
         let total = batch.token_count().max(1);
+        let lanes = lane_count(total);
         let middle = |sequence: usize| {
             (batch.cu_seqlens[sequence] as usize + batch.cu_seqlens[sequence + 1] as usize) / 2
         };
         let mut start = 0;
         for (index, lane) in self.all.iter_mut().enumerate() {
             let mut end = start;
-            while end < batch.sequence_count() && middle(end) * LANES / total <= index {
+            while end < batch.sequence_count() && middle(end) * lanes / total <= index {
                 end += 1;
             }
             lane.piece.assign(batch, start..end);
