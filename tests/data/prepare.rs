@@ -161,7 +161,7 @@ fn statistics_count_what_is_left() {
     assert_eq!(statistics.short_users, 2);
     assert_eq!(dataset.sha256.len(), 64);
     let shown = statistics.to_string();
-    for part in ["users         5", "1 / 2 / 3 / 4 / 4 / 6, mean 3.2", "2 users with fewer than 3"]
+    for part in ["users         5", "1 / 2 / 3 / 4 / 4 / 6, mean 3.2", "2 users have fewer than 3"]
     {
         assert!(shown.contains(part), "`{part}` is not in:\n{shown}");
     }
