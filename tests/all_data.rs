@@ -1,19 +1,15 @@
 //! Training on everything, for deployment.
 
-use crate::cli::{Artifacts, Sandbox, assert_equal_runs, assert_fails, stderr};
+use crate::cli::{Artifacts, Sandbox, assert_equal_runs, assert_fails, results, stderr};
 use b4r::config::{Config, read};
 use b4r::model::params::ParameterTable;
 use b4r::train::checkpoint::Checkpoint;
 use b4r::train::model_file::read_model;
 use b4r::train::prepare::prepare;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-
-fn results(run_dir: &Path) -> Value {
-    serde_json::from_slice(&fs::read(run_dir.join("results.json")).unwrap()).unwrap()
-}
 
 #[test]
 fn everything_trains_and_nothing_is_evaluated() {

@@ -11,7 +11,7 @@
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::item_softmax::{MOST_ELEMENTS, Problem, TILE_ITEMS, TILE_ROWS, exponentials};
 use super::math::exp;
-use super::vector::{add_scaled, vectorized};
+use super::vector::{add_scaled, larger, vectorized};
 use std::ops::Range;
 
 /// Most spans: enough for as many threads.
@@ -75,7 +75,7 @@ pub fn statistics(
                 || {
                     let of_rows = maxima[rows.clone()].iter_mut().zip(&mut sums[rows]);
                     for ((maximum, sum), (&top, &total)) in of_rows.zip(tops.iter().zip(&*totals)) {
-                        let higher = if top > *maximum { top } else { *maximum };
+                        let higher = larger(*maximum, top);
                         *sum = *sum * exp(*maximum - higher) + total * exp(top - higher);
                         *maximum = higher;
                     }

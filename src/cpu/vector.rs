@@ -88,7 +88,7 @@ pub fn max(a: &[f32]) -> f32 {
 
 /// `y` where it is larger, else `x`: one instruction, unlike [`f32::max`], which cares for NaN.
 #[inline(always)]
-fn larger(x: f32, y: f32) -> f32 {
+pub fn larger(x: f32, y: f32) -> f32 {
     if y > x { y } else { x }
 }
 

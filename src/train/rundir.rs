@@ -159,7 +159,7 @@ impl RunDir {
 
     /// Whether there is a checkpoint, be it one that cannot be read: that is an error, not a fresh start.
     pub fn has_checkpoint(&self) -> bool {
-        self.checkpoint().symlink_metadata().is_ok()
+        has_checkpoint(&self.path)
     }
 
     /// Weights of the best epoch.
@@ -211,6 +211,10 @@ fn short_name(dataset: &str) -> String {
     if name.is_empty() { "data".to_string() } else { name }
 }
 
+fn has_checkpoint(path: &Path) -> bool {
+    path.join(CHECKPOINT).symlink_metadata().is_ok()
+}
+
 fn check_use(path: &Path, run: &RunConfig) -> Result<()> {
     let Some(present) = ALL.iter().find(|name| path.join(name).symlink_metadata().is_ok()) else {
         return Ok(());
@@ -223,8 +227,8 @@ fn check_use(path: &Path, run: &RunConfig) -> Result<()> {
         ));
     }
     let made = [RESULTS, MODEL].into_iter().find(|name| path.join(name).exists());
-    let has_checkpoint = path.join(CHECKPOINT).symlink_metadata().is_ok();
-    if let (Some(made), true, false) = (made, run.resume && !run.overwrite, has_checkpoint) {
+    let begins_again = run.resume && !run.overwrite && !has_checkpoint(path);
+    if let Some(made) = made.filter(|_| begins_again) {
         return Err(Error::config(
             "resume",
             format!(

@@ -1,10 +1,9 @@
 //! A run that ends no better than popularity is done again with a lower learning rate.
 
-use super::{Artifacts, Running, Sandbox, assert_equal_runs, stderr};
+use super::{Artifacts, Running, Sandbox, assert_equal_runs, results, stderr};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 
 /// How the runs on [`hopeless`] data are judged.
 const JUDGED: [&str; 3] = ["--filter_seen=false", "--valid_metric=hit@1", "--learning_rate=0.01"];
@@ -27,10 +26,6 @@ fn hopeless() -> Sandbox {
     }
     fs::write(sandbox.data(), text).expect("the data file");
     sandbox
-}
-
-fn results(run_dir: &Path) -> Value {
-    serde_json::from_slice(&fs::read(run_dir.join("results.json")).unwrap()).unwrap()
 }
 
 /// What a log says of each evaluation but for the tokens and the time spent before.

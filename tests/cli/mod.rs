@@ -204,6 +204,11 @@ impl Artifacts {
     }
 }
 
+/// What a finished run came to.
+pub fn results(run_dir: &Path) -> Value {
+    serde_json::from_slice(&fs::read(run_dir.join("results.json")).unwrap()).unwrap()
+}
+
 /// Fails with what differs.
 pub fn assert_equal_runs(one: &Artifacts, other: &Artifacts) {
     assert_eq!(one.metrics, other.metrics, "metrics.jsonl");

@@ -9,8 +9,7 @@ use std::path::Path;
 fn results(run_dir: &Path) -> Value {
     let schema: Value =
         serde_json::from_str(include_str!("../../docs/results.schema.json")).unwrap();
-    let results: Value =
-        serde_json::from_slice(&fs::read(run_dir.join("results.json")).unwrap()).unwrap();
+    let results = super::results(run_dir);
     let validator = jsonschema::validator_for(&schema).unwrap();
     let errors: Vec<String> =
         validator.iter_errors(&results).map(|error| error.to_string()).collect();

@@ -1,8 +1,9 @@
 //! Runs that are killed or interrupted, then resumed: the same bits as one that never was.
 
-use super::{Artifacts, Running, Sandbox, assert_equal_runs, assert_fails, files_in, stderr};
+use super::{
+    Artifacts, Running, Sandbox, assert_equal_runs, assert_fails, files_in, results, stderr,
+};
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 /// Kills at several moments, one after another in the same run, and checks what comes out in the end.
@@ -176,10 +177,6 @@ fn the_evaluation_after_max_steps_does_not_change_what_ended_the_run() {
     sandbox.finish(&run_dir, &[&settings[..], &["--epochs=9", &most]].concat());
     assert_eq!(results(&run_dir)["ended_by"], "max_steps");
     assert_eq!(fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap().lines().count(), 3);
-}
-
-fn results(run_dir: &Path) -> serde_json::Value {
-    serde_json::from_slice(&fs::read(run_dir.join("results.json")).unwrap()).unwrap()
 }
 
 #[test]
