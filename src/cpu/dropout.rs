@@ -110,7 +110,6 @@ struct Fill<'a> {
 
 /// Most lanes that a vector has.
 const MOST_LANES: usize = 16;
-const LANE_NUMBERS: [u32; MOST_LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 impl WithSimd for Fill<'_> {
     type Output = ();
@@ -123,30 +122,37 @@ impl WithSimd for Fill<'_> {
         if halves.len() < len {
             halves.resize(len, 0);
         }
-        let numbers = simd.partial_load_u32s(&LANE_NUMBERS[..lanes]);
+        let (numbers, order) = block_order(simd);
         let first = u64::from(counter[1]) << 32 | u64::from(counter[0]);
         for (group, out) in halves[..len].chunks_exact_mut(8 * lanes).enumerate() {
             let first = first + (group * lanes) as u64;
             let low = simd.add_u32s(simd.splat_u32s(first as u32), numbers);
-            let mut high = [(first >> 32) as u32; MOST_LANES];
+            let mut high = simd.splat_u32s((first >> 32) as u32);
             if (first as u32).checked_add(lanes as u32).is_none() {
-                let carried = |lane| ((first + lane as u64) >> 32) as u32;
-                high = std::array::from_fn(carried);
+                let carried = order.map(|lane| ((first + u64::from(lane)) >> 32) as u32);
+                high = simd.partial_load_u32s(&carried[..lanes]);
             }
-            let words = [
-                low,
-                simd.partial_load_u32s(&high[..lanes]),
-                simd.splat_u32s(counter[2]),
-                simd.splat_u32s(counter[3]),
-            ];
-            let words = philox::rounds(simd, key, words);
-            let words =
-                words.each_ref().map(|word| pulp::bytemuck::cast_slice(std::slice::from_ref(word)));
-            for (lane, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                *out = philox::halves(words.map(|word: &[u32]| word[lane]));
-            }
+            let words = [low, high, simd.splat_u32s(counter[2]), simd.splat_u32s(counter[3])];
+            let words = philox::rounds(simd, key, words).map(|word| simd.transmute_f32s_u32s(word));
+            let words = simd.interleave_shfl_f32s(words);
+            out.copy_from_slice(pulp::bytemuck::cast_slice(&words));
         }
     }
+}
+
+/// Which of a group's blocks each lane takes, for the words of all of them to lie block after block once they are
+/// interleaved: as a vector, and its elements.
+#[inline(always)]
+fn block_order<S: Simd>(simd: S) -> (S::u32s, [u32; MOST_LANES]) {
+    let lanes = S::U32_LANES;
+    let mut blocks = [simd.splat_f32s(0.0); 4];
+    let words: &mut [u32] = pulp::bytemuck::cast_slice_mut(&mut blocks);
+    words.iter_mut().zip(0..).for_each(|(word, place)| *word = place / 4);
+    let [numbers, ..] = simd.deinterleave_shfl_f32s(blocks);
+    let numbers = simd.transmute_u32s_f32s(numbers);
+    let mut order = [0; MOST_LANES];
+    simd.partial_store_u32s(&mut order[..lanes], numbers);
+    (numbers, order)
 }
 
 #[cfg(test)]

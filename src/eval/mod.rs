@@ -79,6 +79,7 @@ pub fn rank(
         if procedure.progress { progress_bar(data.rows.len()) } else { ProgressBar::hidden() };
     let mut seen = SeenLists::default();
     let mut merged = Merged::default();
+    let mut marks = Vec::new();
     let size = rows_at_once(procedure.batch_size, procedure.model.max_len);
     for (chunk, rows) in data.rows.chunks(size).enumerate() {
         let mut batch = evaluation::rows(data.sequences, rows, data.item_count, procedure.model);
@@ -93,7 +94,10 @@ pub fn rank(
                     (0..rows.len()).map(|row| candidates.get(chunk * size + row)).collect();
                 let scores = ranker.score(&batch, &lists)?;
                 match procedure.unit {
-                    EvalUnit::Row => rank_sampled(&lists, &scores, &seen, procedure, &mut rankings),
+                    EvalUnit::Row => {
+                        marks.resize(data.item_count + 1, false);
+                        rank_sampled(&lists, &scores, &seen, procedure, &mut marks, &mut rankings);
+                    }
                     EvalUnit::RecBole => merged.add(rows, &lists, &scores, &mut rankings),
                 }
             }
@@ -131,12 +135,14 @@ fn rank_all(
     Ok(())
 }
 
-/// Every target among its own candidates, of which it is the first.
+/// Every target among its own candidates, of which it is the first. `marks`, one for each item and all off, are
+/// scratch: to look an item of a long list up in the history would take longer than to score it.
 fn rank_sampled(
     lists: &[&[u32]],
     scores: &[f32],
     seen: &SeenLists,
     procedure: &Procedure<'_>,
+    marks: &mut [bool],
     rankings: &mut [Ranking],
 ) {
     let mut rest = scores;
@@ -144,6 +150,7 @@ fn rank_sampled(
         let (scores, others) = rest.split_at(items.len());
         rest = others;
         let seen = if procedure.filters.contains(&true) { seen.get(row) } else { &[] };
+        seen.iter().for_each(|&item| marks[item as usize] = true);
         let target = scores[0];
         // What does not score less than the target, NaN included, stands before it.
         let is_before = |score: f32| score.partial_cmp(&target) != Some(Ordering::Less);
@@ -154,15 +161,19 @@ fn rank_sampled(
             order(&mut list);
         }
         for (ranking, &filter) in rankings.iter_mut().zip(procedure.filters) {
-            let left_out = |item: u32| filter && seen.binary_search(&item).is_ok();
-            let kept = items.iter().zip(scores).filter(|&(&item, _)| !left_out(item));
-            let (length, rank) = kept.fold((0, 0), |(length, rank), (_, &score)| {
-                (length + 1, rank + u32::from(is_before(score)))
-            });
+            let left_out = |item: u32| filter && marks[item as usize];
+            // Without a branch, which the processor would guess wrong for every other item.
+            let (mut length, mut rank) = (0, 0);
+            for (&item, &score) in items.iter().zip(scores) {
+                let kept = !left_out(item);
+                length += u32::from(kept);
+                rank += u32::from(kept & is_before(score));
+            }
             let place = if left_out(items[0]) { FILTERED } else { rank };
             let best = list.iter().map(|entry| entry.item).filter(|&item| !left_out(item));
             ranking.push(&[place], length, best);
         }
+        seen.iter().for_each(|&item| marks[item as usize] = false);
     }
 }
 
