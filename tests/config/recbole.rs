@@ -3,8 +3,8 @@
 use super::{flags, refused, yaml};
 use b4r::config::protocol::changed;
 use b4r::config::{
-    Config, Device, EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Negatives, Shares,
-    SplitRule, TrainConfig,
+    Config, Device, EvalUnit, Grouping, HeldOut, Learner, Metric, Mode, Negatives, Objective,
+    Shares, SplitRule, TrainConfig,
 };
 
 /// Every key of RecBole's defaults for BERT4Rec on ml-100k, spelled with the values that a user's file has.
@@ -248,12 +248,14 @@ fn the_configuration_from_the_field_runs_as_it_is() {
 /// The recipes' files say what the tables in docs/search.md were made with.
 #[test]
 fn the_recipes_are_understood() {
-    for (text, sizes, plan) in [
-        (include_str!("../../examples/ml-1m.yaml"), (200, 64), (150, 0.002)),
-        (include_str!("../../examples/beauty.yaml"), (50, 128), (60, 0.001)),
+    let (masks, causal) = (Objective::Cloze, Objective::Causal);
+    for (text, objective, valid_users, sizes, plan) in [
+        (include_str!("../../examples/ml-1m.yaml"), masks, Some(2048), (200, 64), (150, 0.002)),
+        (include_str!("../../examples/ml-1m-causal.yaml"), causal, None, (200, 64), (60, 0.001)),
+        (include_str!("../../examples/beauty.yaml"), masks, Some(2048), (50, 128), (60, 0.001)),
     ] {
         let config = yaml(text).unwrap().config;
-        assert_eq!(config.eval.valid_users, Some(2048));
+        assert_eq!((config.model.objective, config.eval.valid_users), (objective, valid_users));
         assert_eq!((config.model.max_len, config.model.hidden_size), sizes);
         assert_eq!((config.train.epochs, config.train.learning_rate), plan);
         let changed = changed(&config.eval);
