@@ -174,10 +174,14 @@ impl Gpu {
 
     /// The parts added up.
     pub fn sum(&self, partials: Partials) -> Vec<f32> {
-        let len = partials.first.len;
+        self.sum_of(partials, partials.first.len)
+    }
+
+    /// The first `len` elements of the parts added up.
+    pub fn sum_of(&self, partials: Partials, len: usize) -> Vec<f32> {
         let mut sum = vec![0.0; len];
         for slot in 0..u64::from(partials.slots) {
-            let mut part = partials.first;
+            let mut part = partials.first.part(0, len);
             part.address += slot * partials.stride as u64 * 4;
             for (sum, x) in sum.iter_mut().zip(self.read(part)) {
                 *sum += x;
