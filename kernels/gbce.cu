@@ -13,10 +13,10 @@
 // part assigned, for shortlist_scatter to add up. 4 P D C FLOPs each up to D = 256.
 //
 // Launch, shared memory and scratch: as item_softmax.cu has them, whose sweeps these are; one float a row and split.
-// Registers at most 128. Bytes: the list's table, 2 C D in bf16, comes from the L2 cache, once for 64 rows; the head's
-// rows once a split. Per logit forward a power, a maximum and a multiply-add, and one logarithm for four of them: that
-// of the product of all 1 + e^-|x|, of which 1 is left off while it grows, so that small terms keep their digits;
-// backward a power and a reciprocal.
+// Registers at most 128 (gbce_table_d1024_bf16: 162, one block). Bytes: the list's table, 2 C D in bf16, comes from the
+// L2 cache, once for 64 rows; the head's rows once a split. Per logit forward a power, a maximum and a multiply-add, and
+// one logarithm for four of them: that of the product of all 1 + e^-|x|, of which 1 is left off while it grows, so that
+// small terms keep their digits; backward a power and a reciprocal.
 // Alternatives: a sample of each row's own, as in the paper, wants 2 P m D bytes gathered where this wants 2 C D.
 #include "common/item_loss.cuh"
 

@@ -9,9 +9,10 @@
 // multiplies them by the same tile of the table, sums in registers; `rows_combine` adds the splits up, in order.
 // table_backward: dE = (softmax - onehot)^T h / P, db its column sums: the same with the sides changed, a block for a
 // tile of items, up to 256 channels and a slot's share of the rows; each slot assigns its part of both gradients, for
-// the gradient norm (shortlist_scatter) to add up. Few items want slots to fill the device. 4 P D V FLOPs each up to
-// D = 256, where one column of blocks has all channels. A target's -1 goes into the product, not into a second pass: in bf16 that is the rounding
-// that autograd's bf16 has, and it costs little more than a comparison a row and tile.
+// the gradient norm (of a shortlist: shortlist_scatter) to add up. Few items want slots to fill the device. 4 P D V
+// FLOPs each up to D = 256, where one column of blocks has all channels. A target's -1 goes into the product, not into
+// a second pass: in bf16 that is the rounding that autograd's bf16 has, and it costs little more than a comparison a
+// row and tile.
 //
 // Launch: 256 threads, tiles of 64 x 64 (32 x 32 in float at D > 128). Shared memory, bf16: 27, 51, 66, 36 KiB
 // forward at D <= 64, 128, 256, 1,024; 37, 61, 76, 78 KiB backward; so 2 blocks or more on a multiprocessor of 164 KiB.

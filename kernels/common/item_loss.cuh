@@ -9,7 +9,7 @@
 // block for a tile of items, up to 256 channels and a slot's share of the rows. Launch, shared memory and what it costs:
 // item_softmax.cu.
 //
-// A loss is a struct of static functions, `Loss<S>` below:
+// A loss is a struct of static functions for storage S, `Loss` below:
 //     Running, start(), take_in(), across_lanes(), merge(), natural(): what is kept of a row's logits, and how parts of
 //         it come together, in order
 //     COUNTS_TARGET: whether the row's own target is among those logits
