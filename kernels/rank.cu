@@ -53,7 +53,7 @@ __device__ inline void target_scores(typename Sweep::Shared& shared, const ItemP
                     const int row = Sweep::row(s);
                     if (row != Sweep::column(c) || first + row >= rows) continue;
                     const uint32_t target = problem.targets[first + row];
-                    bar[row] = Sweep::score(scores, s, c) + (target <= problem.items ? problem.bias[target] : 0.0f);
+                    bar[row] = Sweep::score(scores, s, c) + (target <= *problem.items ? problem.bias[target] : 0.0f);
                 }
         });
 }
@@ -64,7 +64,7 @@ template <class Sweep> __device__ void rank(const Rank<typename Sweep::S>& args)
     const auto& problem = args.problem;
     const uint32_t rows = *problem.rows, first = blockIdx.x * Sweep::TILE;
     if (first >= rows) return;
-    const SplitRange items = split_range(problem.items, gridDim.y, blockIdx.y, Sweep::TILE);
+    const SplitRange items = split_range(*problem.items, gridDim.y, blockIdx.y, Sweep::TILE);
     target_scores<Sweep>(shared, problem, first, rows, own.bar);
     own.seen.start(args.seen, first, rows, items.begin);
     if (threadIdx.x < Sweep::TILE) own.count[threadIdx.x] = 0;

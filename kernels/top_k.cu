@@ -98,7 +98,7 @@ template <class Sweep> __device__ void top_k_sweep(const TopKSweep<typename Swee
     const uint32_t rows = *problem.rows, first = blockIdx.x * TILE;
     if (first >= rows) return;
     const uint32_t tile_rows = min(rows - first, static_cast<uint32_t>(TILE));
-    const SplitRange items = split_range(problem.items, gridDim.y, blockIdx.y, TILE);
+    const SplitRange items = split_range(*problem.items, gridDim.y, blockIdx.y, TILE);
     uint64_t* lists = args.lists + (static_cast<size_t>(blockIdx.y) * args.most + first) * LIST;
     own.seen.start(args.seen, first, rows, items.begin);
     if (threadIdx.x < TILE) own.bar[threadIdx.x] = own.count[threadIdx.x] = 0;

@@ -2,10 +2,10 @@
 //!
 //! `cargo test --test b4r -- --ignored --nocapture check_kernels`
 
-use crate::model::cuda as model;
+use crate::model::{cuda as model, losses};
 use crate::ops::{
-    adamw, attention, embedding, ffn, head, item_softmax, layernorm, linear, projection, qkv, rank,
-    top_k,
+    adamw, attention, embedding, ffn, gbce, head, item_softmax, layernorm, linear, projection, qkv,
+    rank, shortlist, top_k,
 };
 use crate::util::cuda::{device, real_driver};
 use crate::util::fixture::{Row, take_rows};
@@ -34,6 +34,11 @@ const CHECKS: &[Check] = &[
     ("head", "bf16", head::cuda_bf16_agrees_with_pytorch),
     ("item_softmax", "f32", item_softmax::cuda_f32_agrees_with_pytorch),
     ("item_softmax", "bf16", item_softmax::cuda_bf16_agrees_with_pytorch),
+    ("gbce", "f32", gbce::cuda_f32_agrees_with_pytorch),
+    ("gbce", "bf16", gbce::cuda_bf16_agrees_with_pytorch),
+    ("shortlist, rows", "f32", shortlist::cuda_f32_gathers_rows),
+    ("shortlist, rows", "bf16", shortlist::cuda_bf16_gathers_rows),
+    ("shortlist, gradients", "f32", shortlist::cuda_f32_scatters_gradients),
     ("adamw", "f32", adamw::cuda_f32_agrees_with_pytorch),
     ("adamw", "bf16", adamw::cuda_bf16_agrees_with_pytorch),
     ("rank, scores", "f32", rank::cuda_f32_ranks_agree_with_pytorch),
@@ -43,6 +48,8 @@ const CHECKS: &[Check] = &[
     ("top_k", "bf16", top_k::cuda_bf16_agrees_with_a_plain_sort),
     ("whole model", "f32", model::f32_gradients_agree_with_pytorch),
     ("whole model", "bf16", model::bf16_gradients_agree_with_pytorch),
+    ("sampled losses", "f32", losses::cuda_f32_gradients_agree_with_pytorch),
+    ("sampled losses", "bf16", losses::cuda_bf16_gradients_agree_with_pytorch),
 ];
 
 /// Prints a check's rows; what went wrong, if anything did.

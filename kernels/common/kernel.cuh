@@ -6,7 +6,7 @@
 // the macros below.
 //
 // Letters: T packed tokens, B sequences, L max length, D width, H heads, K head width, F FFN width, V items,
-// P predicted rows, N layers.
+// P predicted rows, C items of a sampled loss, N layers.
 #pragma once
 
 #ifdef __CUDACC__

@@ -62,9 +62,17 @@ __device__ inline float exp2_fast(float x) {
     return y;
 }
 
+// 1 / x with an error of 1 unit in the last place; 0 of infinity, and where the result is below the normal numbers.
+__device__ inline float reciprocal_fast(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 #else  // the software GPU defines the same functions in softgpu.h
 
 inline float exp2_fast(float x) { return exp2f(x); }
+inline float reciprocal_fast(float x) { return 1.0f / x; }
 
 #endif
 

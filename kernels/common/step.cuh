@@ -10,6 +10,8 @@ struct Step {
     uint32_t rows;
     // Number of segments: distinct items among the tokens.
     uint32_t token_segments;
+    // Items that scores are made of: V, or C where the loss looks at a shortlist.
+    uint32_t items;
     // Dropout: number of the step and the two key words of the seed.
     uint32_t number;
     uint32_t key[2];
@@ -17,7 +19,7 @@ struct Step {
     float learning_rate;
     float mean_correction;
     float square_correction;
-    uint32_t unused[2];
+    uint32_t unused;
 };
 
 // Share and scale of dropout: an element is dropped where its 16-bit number is below `threshold` (0: nothing

@@ -170,16 +170,17 @@ __device__ inline SplitRange split_range(uint32_t count, uint32_t splits, uint32
 // Rows and the output table they are multiplied by, mirrored by src/cuda/sweep.rs.
 template <class S> struct ItemProblem {
     const uint32_t* rows;     // P
+    const uint32_t* items;    // V; C where the table is that of a step's shortlist
     const S* head;            // [P, D]
     const uint32_t* targets;  // [P] item index, 1 to V
     const S* table;           // [V + 2, D]
     const float* bias;        // [V + 1]
-    uint32_t items;           // V
     uint32_t width;           // D
+    uint32_t unused;
 
     __device__ MatrixRows<S> head_rows() const { return {head, *rows, width}; }
     // Items 1 to V as rows 0 to V - 1.
-    __device__ MatrixRows<S> item_rows() const { return {table + width, items, width}; }
+    __device__ MatrixRows<S> item_rows() const { return {table + width, *items, width}; }
 };
 
 constexpr float NEGATIVE_INFINITY = -__builtin_huge_valf();

@@ -89,8 +89,8 @@ impl Ledger {
     }
 }
 
-/// The kernels of a step for norms after the sublayers, tied tables and D up to 256, in the order of their first
-/// launch.
+/// The kernels of a step for norms after the sublayers, tied tables, the softmax over all items and D up to 256, in the
+/// order of their first launch.
 pub fn step(shape: &Shape) -> Vec<Work> {
     let Shape { tokens: t, rows: p, width: d, items: v, parameters, .. } = *shape;
     let mut ledger = Ledger(Vec::new());
@@ -150,8 +150,8 @@ fn item_softmax(ledger: &mut Ledger, shape: &Shape) {
     let Shape { rows: p, width: d, items: v, .. } = *shape;
     let read = p * d + v * d;
     ledger.add("item_softmax_forward", 2.0 * p * d * v, read, FULL * (3.0 * p + v), p * v);
-    // What blocks found in their splits of the items, counted for one split, is put together.
-    ledger.add("item_softmax_combine", 0.0, 0.0, FULL * 5.0 * p, 0.0);
+    // What blocks found in their splits of the items, counted for one split, is put together with the target's bias.
+    ledger.add("item_softmax_combine", 0.0, 0.0, FULL * 7.0 * p, 0.0);
     // Logits are made again.
     let full = FULL * (p + v);
     ledger.add("item_softmax_rows", 4.0 * p * d * v, read, full + FULL * p * d, p * v);

@@ -28,11 +28,27 @@ pub struct Negatives<'a> {
 }
 
 impl Negatives<'_> {
-    /// `m` and β of a row whose target stands at `target`, from 0.
-    fn of_row(&self, target: usize) -> (f64, f64) {
+    /// Of a row whose target stands at `target`, from 0.
+    fn of_row(&self, target: usize) -> Weighting {
         let negatives = self.drawn as f64 - f64::from(self.sampled[target]);
-        let share = negatives / (self.catalogue.max(2) - 1) as f64;
-        (negatives, 1.0 - self.calibration * (1.0 - share))
+        Weighting::new(negatives, self.catalogue, self.calibration)
+    }
+}
+
+/// What the sums of a row's loss are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub struct Weighting {
+    /// 1 / (m + 1), of the loss as a whole.
+    pub weight: f64,
+    /// β, of the target.
+    pub beta: f64,
+}
+
+impl Weighting {
+    /// Of a row with `negatives` negatives out of `catalogue` items, at calibration t.
+    pub fn new(negatives: f64, catalogue: usize, calibration: f64) -> Self {
+        let share = negatives / (catalogue.max(2) - 1) as f64;
+        Weighting { weight: 1.0 / (negatives + 1.0), beta: 1.0 - calibration * (1.0 - share) }
     }
 }
 
@@ -108,8 +124,8 @@ pub fn combine(
         || {
             for ((local, row), pull) in rows.enumerate().zip(pulls) {
                 let logit = problem.target_logit(row);
-                let (count, beta) = negatives.of_row(problem.targets[row] as usize - 1);
-                let weight = 1.0 / (count + 1.0);
+                let Weighting { weight, beta } =
+                    negatives.of_row(problem.targets[row] as usize - 1);
                 let entries = (local..sums.len()).step_by(tile_rows);
                 let of_negatives: f64 = entries.clone().map(|i| f64::from(sums[i])).sum();
                 loss += weight * (beta * softplus(-logit) + of_negatives);

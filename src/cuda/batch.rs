@@ -4,11 +4,17 @@ use super::device::{Device, driver, failed};
 use super::embedding::Segments;
 use super::memory::{Memory, Slice};
 use super::operands::{Count, Rows};
+use super::shortlist::List;
 use super::step::{Size, StepBlock};
+use crate::Result;
 use crate::batch::{Batch, TrainingBatches};
 use crate::config::{ModelConfig, Objective, TrainConfig};
-use crate::{Error, Result};
 use cudarc::driver::result;
+
+mod checks;
+
+use checks::{check_indices, check_lists};
+pub use checks::{require_target_segments, require_targets};
 
 /// Every array begins at a multiple of this many words, 64 bytes.
 const ALIGNMENT: usize = 16;
@@ -100,6 +106,17 @@ pub struct Tables {
     pub positions: usize,
 }
 
+/// A shortlist as the device gets it, in place of the batch's own targets.
+#[derive(Clone, Copy)]
+pub struct Listed<'a> {
+    /// `[C]` item indices, 1 to `V`, none twice.
+    pub items: &'a [u32],
+    /// `[C]` what the loss adds to each item's logits.
+    pub offsets: &'a [f32],
+    /// `[P]` place of each row's target among `items`, from 1.
+    pub targets: &'a [u32],
+}
+
 /// Memory of the host that the device reads from by itself.
 struct Pinned {
     words: *mut u32,
@@ -146,11 +163,12 @@ struct Places {
     targets: usize,
     row_of_token: usize,
     token_segments: [usize; 3],
+    listed: [usize; 2],
     total: usize,
 }
 
 impl Places {
-    fn new(capacity: &Capacity) -> Self {
+    fn new(capacity: &Capacity, most_listed: usize) -> Self {
         let Capacity { tokens, sequences, rows } = *capacity;
         let mut places = Places { total: ALIGNMENT, ..Places::default() };
         let mut take = |len: usize| {
@@ -166,6 +184,7 @@ impl Places {
         let targets = take(rows);
         let row_of_token = take(tokens);
         let token_segments = [take(tokens), take(tokens + 1), take(tokens)];
+        let listed = [take(most_listed), take(most_listed)];
         Places {
             ids,
             positions,
@@ -175,6 +194,7 @@ impl Places {
             targets,
             row_of_token,
             token_segments,
+            listed,
             total: places.total,
         }
     }
@@ -184,6 +204,7 @@ impl Places {
 pub struct BatchSlot {
     places: Places,
     capacity: Capacity,
+    most_listed: usize,
     tables: Tables,
     pinned: Pinned,
     block: Slice<u32>,
@@ -191,16 +212,21 @@ pub struct BatchSlot {
 }
 
 impl BatchSlot {
-    /// For batches of up to `capacity` whose indices point into `tables`.
+    /// For batches of up to `capacity` whose indices point into `tables`, and shortlists of up to `most_listed` items.
     ///
     /// # Errors
     /// [`crate::Error::Memory`]; [`crate::Error::Device`].
-    pub fn new(device: &Device, capacity: Capacity, tables: Tables) -> Result<Self> {
-        let places = Places::new(&capacity);
+    pub fn new(
+        device: &Device,
+        capacity: Capacity,
+        tables: Tables,
+        most_listed: usize,
+    ) -> Result<Self> {
+        let places = Places::new(&capacity, most_listed);
         let mut memory = Memory::default();
         let block = memory.take::<u32>(device, "batch", places.total)?;
         let pinned = Pinned::new(places.total)?;
-        Ok(BatchSlot { places, capacity, tables, pinned, block, memory })
+        Ok(BatchSlot { places, capacity, most_listed, tables, pinned, block, memory })
     }
 
     /// Bytes on the device.
@@ -213,12 +239,18 @@ impl BatchSlot {
         self.block.part(0, size_of::<StepBlock>() / 4).cast()
     }
 
-    /// Writes a batch into pinned memory. The sizes of `step` are filled in.
+    /// Writes a batch into pinned memory, with the shortlist where its loss looks at one. The sizes of `step` are
+    /// filled in.
     ///
     /// # Errors
     /// [`crate::Error::Device`] when the batch is larger than the slot, its lists contradict one another, or an
     /// index is not one of its table.
-    pub fn fill(&mut self, batch: &Batch, step: StepBlock) -> Result<()> {
+    pub fn fill(
+        &mut self,
+        batch: &Batch,
+        listed: Option<Listed<'_>>,
+        step: StepBlock,
+    ) -> Result<()> {
         check_lists(batch)?;
         check_indices(batch, &self.tables)?;
         let needed = Capacity::of(batch);
@@ -226,11 +258,17 @@ impl BatchSlot {
             let problem = format!("{needed:?} do not fit {:?}", self.capacity);
             return Err(failed("put the batch onto the GPU", problem));
         }
+        let items = listed.map_or(self.tables.items, |list| list.items.len());
+        if listed.is_some() && items > self.most_listed {
+            let problem = format!("{items} listed items do not fit {}", self.most_listed);
+            return Err(failed("put the batch onto the GPU", problem));
+        }
         let step = StepBlock {
             tokens: needed.tokens as u32,
             sequences: needed.sequences as u32,
             rows: needed.rows as u32,
             token_segments: batch.token_segments.keys.len() as u32,
+            items: items as u32,
             ..step
         };
         let places = self.places;
@@ -244,7 +282,11 @@ impl BatchSlot {
         put(places.cu_seqlens, &batch.cu_seqlens);
         put(places.rows, &batch.rows);
         put(places.cu_rows, &batch.cu_rows);
-        put(places.targets, &batch.targets);
+        put(places.targets, listed.map_or(&batch.targets, |list| list.targets));
+        if let Some(list) = listed {
+            put(places.listed[0], list.items);
+            put(places.listed[1], bytemuck::cast_slice(list.offsets));
+        }
         let segments = &batch.token_segments;
         put(places.token_segments[0], &segments.keys);
         put(places.token_segments[1], &segments.offsets);
@@ -302,7 +344,7 @@ impl BatchSlot {
         }
     }
 
-    /// `[P]` target of each row.
+    /// `[P]` target of each row: an item, or its place in the shortlist.
     pub fn targets(&self) -> Slice<u32> {
         self.block.part(self.places.targets, self.capacity.rows)
     }
@@ -317,65 +359,14 @@ impl BatchSlot {
             indices: self.block.part(places[2], most),
         }
     }
-}
 
-/// Kernels read where these lists point to.
-fn check_lists(batch: &Batch) -> Result<()> {
-    let (tokens, rows) = (batch.token_count(), batch.row_count());
-    let bounds = |list: &[u32], end: usize| {
-        list.first() == Some(&0) && list.is_sorted() && list.last() == Some(&(end as u32))
-    };
-    let within = |list: &[u32]| list.iter().all(|&token| (token as usize) < tokens);
-    let segments = &batch.token_segments;
-    let ends = bounds(&segments.offsets, segments.indices.len());
-    let whole = ends && segments.offsets.len() == segments.keys.len() + 1;
-    let problem = [
-        ("positions", batch.positions.len() == tokens),
-        ("cu_seqlens", bounds(&batch.cu_seqlens, tokens)),
-        ("cu_rows", bounds(&batch.cu_rows, rows)),
-        ("cu_rows", batch.cu_rows.len() == batch.cu_seqlens.len()),
-        ("rows", within(&batch.rows)),
-        ("targets", batch.targets.len() <= rows),
-        ("token_segments", whole || segments.keys.is_empty()),
-        ("token_segments", segments.indices.len() <= tokens && within(&segments.indices)),
-    ]
-    .into_iter()
-    .find(|(_, holds)| !holds);
-    problem.map_or(Ok(()), |(list, _)| Err(contradiction(batch, list)))
-}
-
-fn contradiction(batch: &Batch, list: &str) -> Error {
-    let (tokens, rows) = (batch.token_count(), batch.row_count());
-    let sizes = format!("{tokens} tokens, {} sequences and {rows} rows", batch.sequence_count());
-    failed("put the batch onto the GPU", format!("its {list} do not fit {sizes}"))
-}
-
-/// Kernels read and add to what these indices name. A target of 0 is none: [`require_targets`].
-fn check_indices(batch: &Batch, tables: &Tables) -> Result<()> {
-    let items = tables.items as u32;
-    let keys = &batch.token_segments.keys;
-    let lists = [
-        ("ids", &batch.ids, 0..=items + 1),
-        ("positions", &batch.positions, 0..=tables.positions as u32 - 1),
-        ("targets", &batch.targets, 0..=items),
-        ("token_segments", keys, 0..=items + 1),
-    ];
-    for (list, indices, allowed) in lists {
-        if let Some(index) = indices.iter().find(|index| !allowed.contains(index)) {
-            let problem = format!("its {list} have {index}, not one of {allowed:?}");
-            return Err(failed("put the batch onto the GPU", problem));
+    /// The shortlist.
+    pub fn list(&self) -> List {
+        let (places, most) = (self.places.listed, self.most_listed);
+        List {
+            count: Count { size: Size::Items, most },
+            items: self.block.part(places[0], most),
+            offsets: self.block.part(places[1], most).cast(),
         }
-    }
-    Ok(())
-}
-
-/// Refuses a batch of which not every row has a target.
-///
-/// # Errors
-/// [`crate::Error::Device`].
-pub fn require_targets(batch: &Batch) -> Result<()> {
-    match batch.targets.len() == batch.row_count() && !batch.targets.contains(&0) {
-        true => Ok(()),
-        false => Err(contradiction(batch, "targets")),
     }
 }

@@ -3,7 +3,7 @@
 //! All decisions are functions of plain facts, so that each sentence can be tested without a GPU.
 
 use crate::Error;
-use crate::config::{Device, Loss, ModelConfig, Precision, TrainConfig};
+use crate::config::{Device, ModelConfig, Precision};
 use std::fmt;
 
 /// Widest `D` and `K` the kernels have room for on chip.
@@ -235,20 +235,6 @@ pub fn fits(model: &ModelConfig) -> Result<(), Refusal> {
         ));
     }
     Ok(())
-}
-
-/// Whether the kernels have the loss of `train`.
-///
-/// # Errors
-/// A loss over a sample of the items.
-pub fn has_loss(train: &TrainConfig) -> Result<(), Refusal> {
-    match train.loss {
-        Loss::CrossEntropy => Ok(()),
-        Loss::SampledSoftmax | Loss::Gbce => Err(Refusal::new(
-            "the CUDA kernels have no loss over a sample of the items: they look at all of them (loss_type: CE)",
-            "write device: cpu, or loss_type: CE",
-        )),
-    }
 }
 
 /// The multiple of `step` next above `size`, or `most`.

@@ -5,16 +5,17 @@
 //! gradient norm and AdamW. Two slots take turns, each with a graph of its own. Nothing waits for the device
 //! but the reading of outcomes, every few steps, and the reuse of a slot.
 
+mod loss;
 mod plan;
+mod sampled;
 mod training;
 
 pub(super) use plan::Plan;
 
 use super::adamw::{AdamW, OUTCOMES, Outcome};
-use super::batch::{Capacity, Tables, require_targets};
-use super::choice;
+use super::batch::{Capacity, Tables};
 use super::device::{Device, driver};
-use super::item_softmax;
+use super::item_loss;
 use super::memory::Storage;
 use super::ranking::{OutputTable, Ranking};
 use super::step::StepBlock;
@@ -29,6 +30,7 @@ use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, philox};
 use cudarc::driver::sys;
+use sampled::{Sampled, Sampling};
 use std::borrow::Cow;
 use training::{Pending, Training};
 
@@ -44,6 +46,8 @@ pub struct CudaEngine<S> {
     pub(super) table: ParameterTable,
     pub(super) items: usize,
     constants: AdamW,
+    /// Where the loss looks at a sample of the items.
+    sampling: Option<Sampling>,
     pub(super) weights: Weights<S>,
     training: Option<Training>,
     pub(super) ranking: Option<Ranking>,
@@ -69,9 +73,8 @@ impl<S: Storage> CudaEngine<S> {
         train: &TrainConfig,
         items: usize,
     ) -> Result<Self> {
-        choice::has_loss(train)?;
         let table = ParameterTable::new(model, items);
-        let weights = Weights::new(&device, &table, slots(&device, model, items))?;
+        let weights = Weights::new(&device, &table, slots(&device, model, train, items))?;
         weights.load(&device, &initial_parameters(&table, model.initializer_range, train.seed))?;
         Ok(CudaEngine::with_weights(device, model, train, items, table, weights))
     }
@@ -95,6 +98,7 @@ impl<S: Storage> CudaEngine<S> {
                 coupled: train.learner == Learner::Adam,
                 clip_norm: train.clip_norm,
             },
+            sampling: Sampling::new(train, items),
             weights,
             table,
             training: None,
@@ -120,10 +124,7 @@ impl<S: Storage> CudaEngine<S> {
     /// How much memory of the device is taken, and for what.
     pub fn memory(&self) -> String {
         let weights = self.weights.bytes();
-        let training = self.training.as_ref().map_or(0, |training| {
-            let slots: u64 = training.slots.iter().map(|slot| slot.batch.bytes()).sum();
-            training.workspace.bytes() + slots
-        });
+        let training = self.training.as_ref().map_or(0, Training::bytes);
         let ranking = self.ranking.as_ref().map_or(0, Ranking::bytes);
         let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
         format!(
@@ -155,14 +156,19 @@ impl<S: Storage> CudaEngine<S> {
         self.read_outcomes()?;
         self.device.synchronize()?;
         self.training = None;
-        let multiprocessors = self.device.multiprocessors();
-        let splits = *self.splits.get_or_insert_with(|| {
-            item_softmax::splits(capacity.rows, self.items, multiprocessors)
-        });
-        let workspace = Workspace::training::<S>(&self.device, &self.model, capacity, splits)?;
+        let (device, rows) = (&self.device, capacity.rows);
+        let looked_at = self.sampling.map_or(self.items, |sampling| sampling.most_items(rows));
+        let splits = *self
+            .splits
+            .get_or_insert_with(|| item_loss::splits(rows, looked_at, device.multiprocessors()));
+        let workspace = Workspace::training::<S>(device, &self.model, capacity, splits)?;
+        let width = self.model.hidden_size;
+        let sampled =
+            |sampling| Sampled::new(device, sampling, rows, USUAL_ROWS, width, size_of::<S>());
+        let sampled = self.sampling.map(sampled).transpose()?;
         let chunks = self.weights.arenas.chunks.len;
-        let tables = self.tables();
-        self.training = Some(Training::new(&self.device, workspace, tables, chunks, submitted)?);
+        let training = Training::new(device, workspace, sampled, self.tables(), chunks, submitted)?;
+        self.training = Some(training);
         Ok(())
     }
 
@@ -172,7 +178,7 @@ impl<S: Storage> CudaEngine<S> {
     }
 
     /// Mean loss and the gradients of all weights, laid out like the host's arena; weights are left as they
-    /// are. Dropout is on where `dropout` gives its seed and step.
+    /// are. Dropout is on where `dropout` gives its seed and step, which are the sample's too if the loss draws one.
     ///
     /// # Errors
     /// [`Error::Memory`]; [`Error::Device`].
@@ -181,13 +187,12 @@ impl<S: Storage> CudaEngine<S> {
         batch: &Batch,
         dropout: Option<(u64, u64)>,
     ) -> Result<(f64, Vec<f32>)> {
-        require_targets(batch)?;
         self.reserve_training(Capacity::of(batch))?;
         let (seed, number) = dropout.unwrap_or((0, 0));
         let step =
             StepBlock { number: number as u32, key: philox::key(seed), ..StepBlock::default() };
         let Some(training) = &mut self.training else { unreachable!("reserved above") };
-        training.slots[0].batch.fill(batch, step)?;
+        training.fill(0, batch, (seed, number), step)?;
         training.slots[0].batch.upload(self.device.stream())?;
         let plan = Plan {
             model: &self.model,
@@ -242,7 +247,7 @@ impl<S: Storage> CudaEngine<S> {
 
 /// Parts that sums over tokens are split in: enough blocks for every multiprocessor, where one matrix alone
 /// does not have them. At least two, so that no order of parts goes untested.
-fn slots(device: &Device, model: &ModelConfig, items: usize) -> Slots {
+fn slots(device: &Device, model: &ModelConfig, train: &TrainConfig, items: usize) -> Slots {
     let wanted = 2 * device.multiprocessors();
     // The tiles of linear.cu.
     let tile = if model.hidden_size.min(model.inner_size) >= 128 { 128 } else { 64 };
@@ -250,12 +255,16 @@ fn slots(device: &Device, model: &ModelConfig, items: usize) -> Slots {
     Slots {
         matrices: (wanted / tiles as u32).clamp(2, 32),
         norms: wanted.max(2),
-        tables: item_softmax::table_slots(
-            USUAL_ROWS,
-            model.hidden_size,
-            items,
-            device.multiprocessors(),
-        ),
+        tables: match Sampling::new(train, items) {
+            None => item_loss::table_slots(
+                USUAL_ROWS,
+                model.hidden_size,
+                items,
+                device.multiprocessors(),
+            ),
+            // The list's gradients have parts of their own.
+            Some(_) => 1,
+        },
     }
 }
 
@@ -290,7 +299,7 @@ impl<S: Storage> Engine for CudaEngine<S> {
             square_correction: correction(self.constants.betas.1),
             ..StepBlock::default()
         };
-        let slot = training.upload(&self.device, batch, block)?;
+        let slot = training.upload(&self.device, batch, (step.seed, step.number), block)?;
         let plan = Plan {
             model: &self.model,
             table: &self.table,

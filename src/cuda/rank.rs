@@ -1,7 +1,7 @@
 //! The rank of each row's target among all items.
 
 use super::device::Grid;
-use super::item_softmax::Problem;
+use super::item_loss::Problem;
 use super::memory::{Slice, Storage, check};
 use super::operands::Launcher;
 use super::sweep::{ProblemArguments, Sweep, THREADS, splits};
@@ -48,7 +48,7 @@ pub fn rank<S: Storage>(
     // SAFETY: targets, offsets and ranks have an entry for every row; lists lie within `seen.items` by the
     // contract of `Seen`.
     unsafe { launcher.device.launch("rank_begin_f32", grid, &begin) }?;
-    let splits = splits(most, problem.items, launcher.device.multiprocessors());
+    let splits = splits(most, problem.items.most, launcher.device.multiprocessors());
     let grid = sweep.grid(most, splits, 1, sweep.shared());
     // SAFETY: as above; the problem's buffers have the lengths that its sizes ask for.
     unsafe { launcher.device.launch(&sweep.kernel("rank"), grid, &arguments) }

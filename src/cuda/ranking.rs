@@ -3,7 +3,7 @@
 use super::batch::{BatchSlot, Capacity, require_targets};
 use super::device::Device;
 use super::engine::{CudaEngine, Plan};
-use super::item_softmax::Problem;
+use super::item_loss::Problem;
 use super::memory::{Memory, Storage};
 use super::operands::Launcher;
 use super::rank::{self, Seen};
@@ -58,7 +58,7 @@ impl<S: Storage> CudaEngine<S> {
         self.device.synchronize()?;
         self.ranking = None;
         let workspace = Workspace::inference::<S>(&self.device, &self.model, capacity)?;
-        let batch = BatchSlot::new(&self.device, capacity, self.tables())?;
+        let batch = BatchSlot::new(&self.device, capacity, self.tables(), 0)?;
         self.ranking = Some(Ranking { workspace, batch });
         Ok(())
     }
@@ -67,7 +67,7 @@ impl<S: Storage> CudaEngine<S> {
     fn forwarded(&mut self, batch: &Batch) -> Result<Forwarded<'_, S>> {
         self.reserve_ranking(Capacity::of(batch))?;
         let Some(ranking) = &mut self.ranking else { unreachable!("reserved above") };
-        ranking.batch.fill(batch, StepBlock::default())?;
+        ranking.batch.fill(batch, None, StepBlock::default())?;
         ranking.batch.upload(self.device.stream())?;
         let Ranking { workspace, batch } = &*ranking;
         let plan = Plan {
@@ -119,7 +119,7 @@ impl<S: Storage> CudaEngine<S> {
                 memory.take_copy(device, "bias of items", &[&[0.0][..], bias].concat())?;
         }
         let seen = seen_lists(device, &mut memory, seen, rows)?;
-        let scratch_len = top_k_scratch_len(rows, problem.items);
+        let scratch_len = top_k_scratch_len(rows, problem.items.most);
         let scratch = memory.take(device, "lists of best items", scratch_len)?;
         let items = memory.take(device, "best items", rows * k)?;
         let scores = memory.take(device, "scores of best items", rows * k)?;

@@ -15,6 +15,8 @@ pub struct StepBlock {
     pub rows: u32,
     /// Distinct items among the tokens.
     pub token_segments: u32,
+    /// Items that scores are made of: `V`, or `C` where the loss looks at a shortlist.
+    pub items: u32,
     /// Number of the step, from 1: dropout's address.
     pub number: u32,
     /// Words of the seed: dropout's key.
@@ -26,7 +28,7 @@ pub struct StepBlock {
     /// 1 / (1 - β2ᵗ)
     pub square_correction: f32,
     /// Fills the struct up to a multiple of 16 bytes.
-    pub unused: [u32; 2],
+    pub unused: u32,
 }
 
 /// A size that a kernel reads from the step block.
@@ -40,6 +42,8 @@ pub enum Size {
     Rows,
     /// Distinct items among the tokens.
     TokenSegments,
+    /// `V`, or `C`.
+    Items,
 }
 
 impl Size {
@@ -50,6 +54,7 @@ impl Size {
             Size::Sequences => 1,
             Size::Rows => 2,
             Size::TokenSegments => 3,
+            Size::Items => 4,
         }
     }
 }

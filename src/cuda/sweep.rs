@@ -2,7 +2,7 @@
 //! rows of a width, how much shared memory its blocks want, and over how many blocks the items are split.
 
 use super::device::{Grid, failed};
-use super::item_softmax::Problem;
+use super::item_loss::Problem;
 use super::memory::{Storage, check};
 use super::operands::Launcher;
 use super::tiles::check_width;
@@ -119,12 +119,13 @@ pub(super) fn table_splits(rows: usize, width: usize, items: usize, multiprocess
 #[repr(C)]
 pub(super) struct ProblemArguments {
     rows: u64,
+    items: u64,
     head: u64,
     targets: u64,
     table: u64,
     bias: u64,
-    items: u32,
     width: u32,
+    unused: u32,
 }
 
 impl ProblemArguments {
@@ -139,21 +140,23 @@ impl ProblemArguments {
     ) -> Result<Self> {
         let Problem { rows, width, items, head, targets, table, bias } = *problem;
         // Item indices plus a tile must not overflow.
-        if items == 0 || items > i32::MAX as usize {
-            let problem = format!("{items} items; kernels take 1 to {}", i32::MAX);
+        let most = items.most;
+        if most == 0 || most > i32::MAX as usize {
+            let problem = format!("{most} items; kernels take 1 to {}", i32::MAX);
             return Err(failed(operation, problem));
         }
         check(operation, "head", head, rows.most * width)?;
-        check(operation, "table", table, (items + 2) * width)?;
-        check(operation, "bias", bias, items + 1)?;
+        check(operation, "table", table, (most + 2) * width)?;
+        check(operation, "bias", bias, most + 1)?;
         Ok(ProblemArguments {
             rows: launcher.size(rows.size),
+            items: launcher.size(items.size),
             head: head.address,
             targets: targets.address,
             table: table.address,
             bias: bias.address,
-            items: items as u32,
             width: width as u32,
+            unused: 0,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The best items of each row.
 
 use super::device::{Grid, failed};
-use super::item_softmax::Problem;
+use super::item_loss::Problem;
 use super::memory::{Slice, Storage, check};
 use super::operands::Launcher;
 use super::rank::{Seen, SeenArguments};
@@ -47,7 +47,7 @@ pub fn top_k<S: Storage>(
         return Err(failed(NAME, format!("k is {k}; it must be 1 to {MOST_BEST}")));
     }
     let sweep = Sweep::<S>::new(NAME, problem.width)?;
-    let (most, splits) = (problem.rows.most, splits(problem.items));
+    let (most, splits) = (problem.rows.most, splits(problem.items.most));
     let arguments = SweepArguments {
         problem: ProblemArguments::new(NAME, launcher, &problem)?,
         seen: SeenArguments::new(NAME, most, seen)?,
@@ -55,7 +55,7 @@ pub fn top_k<S: Storage>(
         most: most as u32,
         k: k as u32,
     };
-    check(NAME, "scratch", scratch, top_k_scratch_len(most, problem.items))?;
+    check(NAME, "scratch", scratch, top_k_scratch_len(most, problem.items.most))?;
     check(NAME, "items", items, most * k)?;
     check(NAME, "scores", scores, most * k)?;
     let grid = sweep.grid(most, splits, 1, sweep.shared());

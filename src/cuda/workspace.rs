@@ -2,7 +2,7 @@
 
 use super::batch::Capacity;
 use super::device::Device;
-use super::item_softmax;
+use super::item_loss;
 use super::memory::{Memory, Slice, Storage};
 use super::tiles::FUSED_WIDTH;
 use crate::Result;
@@ -27,8 +27,8 @@ pub struct Scratch {
     pub hidden: Buffer,
     /// `[P, D]` gradient of what stands before the head's activation.
     pub head: Buffer,
-    /// Of the item softmax.
-    pub softmax: item_softmax::Scratch,
+    /// Of the loss over items.
+    pub softmax: item_loss::Scratch,
     /// `[P]`
     pub log_sum_exp: Slice<f32>,
     /// `[P]`
@@ -136,14 +136,14 @@ impl Taker<'_> {
         let ModelConfig { hidden_size: d, inner_size: f, norm, .. } = *self.model;
         let Capacity { tokens, rows, .. } = self.capacity;
         let pre = norm == NormPlacement::Pre;
-        let softmax = item_softmax::scratch_len(splits, rows, d);
+        let softmax = item_loss::scratch_len(splits, rows, d);
         Ok(Scratch {
             linear: self.rows("gradient of a linear map", tokens, d)?,
             normed: self.rows("gradient of a normed input", if pre { tokens } else { 0 }, d)?,
             hidden: self.rows("gradient of the hidden layer", tokens, f)?,
             head: self.rows("gradient of the head's hidden layer", rows, d)?,
-            softmax: item_softmax::Scratch {
-                memory: self.memory.take(self.device, "scratch of the item softmax", softmax)?,
+            softmax: item_loss::Scratch {
+                memory: self.memory.take(self.device, "scratch of the loss over items", softmax)?,
                 splits,
             },
             log_sum_exp: self.memory.take(self.device, "log-sum-exp of items", rows)?,
@@ -153,7 +153,7 @@ impl Taker<'_> {
 }
 
 impl Workspace {
-    /// For training steps: everything is kept, layer by layer. `splits`: see [`item_softmax::Scratch`].
+    /// For training steps: everything is kept, layer by layer. `splits`: see [`item_loss::Scratch`].
     ///
     /// # Errors
     /// [`crate::Error::Memory`] that names the buffer.

@@ -66,10 +66,7 @@ pub fn explain(config: &Config) -> Result<String> {
 
 /// Decides what computes, and opens it where it is a GPU.
 fn choose(config: &Config) -> Result<(Choice, Option<Device>)> {
-    let open = |number| {
-        choice::has_loss(&config.train)?;
-        machine::open(number, &config.model)
-    };
+    let open = |number| machine::open(number, &config.model);
     choice::choose(config.run.device, config.run.precision, open)
 }
 

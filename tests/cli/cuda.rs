@@ -27,8 +27,20 @@ fn number(line: &Value, key: &str) -> f64 {
 
 #[test]
 fn a_run_in_f32_is_that_of_the_cpu() {
+    hold_run_to_cpu(&[]);
+}
+
+/// Losses over a sample of the items draw the same items on both.
+#[test]
+fn runs_of_sampled_losses_are_those_of_the_cpu() {
+    for loss in ["--loss_type=sampled_softmax", "--loss_type=gBCE"] {
+        hold_run_to_cpu(&[loss, "--n_negatives=12"]);
+    }
+}
+
+fn hold_run_to_cpu(more: &[&str]) {
     let sandbox = Sandbox::new();
-    let more = ["--epochs=2", "--precision=f32", "--hidden_dropout_prob=0.2"];
+    let more = [&["--epochs=2", "--precision=f32", "--hidden_dropout_prob=0.2"][..], more].concat();
     let (cpu, gpu) = (sandbox.path("cpu"), sandbox.path("gpu"));
     sandbox.finish(&cpu, &[&more[..], &["--device=cpu"]].concat());
     let text = finish(on_gpu(&sandbox, &gpu, &more));

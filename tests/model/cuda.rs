@@ -15,6 +15,7 @@ use b4r::model::engine::{Engine, State, Step, StepOutcome};
 use half::bf16;
 use std::collections::BTreeMap;
 
+mod losses; // steps whose loss looks at a sample of the items
 mod refusals; // batches that kernels must never see
 
 /// `None` for sizes that the kernels refuse.
@@ -377,8 +378,8 @@ fn best_items_are_the_cpus() {
 }
 
 /// Kernels of a fourth step, by name: of a graph that is replayed.
-fn launches(model: &ModelConfig) -> BTreeMap<String, u64> {
-    let mut engine = CudaEngine::<bf16>::new(device(), model, &train(), ITEMS).unwrap();
+fn launches(model: &ModelConfig, train: &TrainConfig) -> BTreeMap<String, u64> {
+    let mut engine = CudaEngine::<bf16>::new(device(), model, train, ITEMS).unwrap();
     run(&mut engine, 3);
     softgpu::reset_launches();
     let step = Step { number: 4, seed: 3, learning_rate: 2e-3 };
@@ -400,7 +401,7 @@ fn a_step_takes_few_launches() {
         (3, NormPlacement::Pre, true, 4),
     ] {
         let model = ModelConfig { n_layers, norm, tied, ..model() };
-        let counts = launches(&model);
+        let counts = launches(&model, &train());
         let layers = n_layers as u64;
         let of = |prefix: &str| -> u64 {
             let named = counts.iter().filter(|(name, _)| name.starts_with(prefix));

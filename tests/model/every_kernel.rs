@@ -4,7 +4,7 @@
 use crate::util::cuda::{device, real_driver};
 use b4r::batch::Batch;
 use b4r::batch::pack::Packer;
-use b4r::config::{ModelConfig, NormPlacement, Objective, TrainConfig};
+use b4r::config::{Loss, ModelConfig, NormPlacement, Objective, TrainConfig};
 use b4r::cpu::CpuEngine;
 use b4r::cuda::engine::CudaEngine;
 use b4r::cuda::kernels::MODULES;
@@ -27,6 +27,15 @@ const MODELS: [SmallModel; 7] = [
     (256, 2, 64, NormPlacement::Pre, Objective::Cloze, &[35, 1]),
     (272, 17, 16, NormPlacement::Pre, Objective::Cloze, &[18, 2]),
     (528, 33, 16, NormPlacement::Pre, Objective::Cloze, &[9, 1]),
+];
+
+/// Losses over a sample of the items: the width, and which.
+const SAMPLED: [(usize, Loss); 5] = [
+    (64, Loss::SampledSoftmax),
+    (48, Loss::Gbce),
+    (128, Loss::Gbce),
+    (256, Loss::Gbce),
+    (272, Loss::Gbce),
 ];
 
 /// Every other token is masked, and the last of each sequence.
@@ -73,26 +82,49 @@ pub fn run_all<S: Storage>(allowed: f64) {
             attention_dropout: 0.2,
             ..ModelConfig::default()
         };
-        let (batch, train) = (batch(lengths), TrainConfig::default());
-        let mut cpu = CpuEngine::new(&model, &train, ITEMS, 1).unwrap();
-        let mut gpu = CudaEngine::<S>::new(device(), &model, &train, ITEMS).unwrap();
-        let (expected, expected_ranks) = run(&mut cpu, &batch);
-        let (got, ranks) = run(&mut gpu, &batch);
-        let mean = |ranks: &[u32]| ranks.iter().map(|&r| 1.0 / f64::from(r)).sum::<f64>();
-        for (what, got, expected) in [
-            ("loss", got.loss, expected.loss),
-            ("gradient norm", got.gradient_norm, expected.gradient_norm),
-            ("reciprocal ranks", mean(&ranks), mean(&expected_ranks)),
-        ] {
-            // A near tie moves a rank by one.
-            let allowed = if what == "reciprocal ranks" { 0.02 + 5.0 * allowed } else { allowed };
-            let off = (got / expected - 1.0).abs();
-            assert!(
-                off <= allowed,
-                "D {hidden_size}, {}: {what} {got}, on the CPU {expected}",
-                S::NAME
-            );
-        }
+        hold_to_cpu::<S>(&model, &TrainConfig::default(), lengths, allowed);
+    }
+    for (hidden_size, loss) in SAMPLED {
+        let model = ModelConfig {
+            hidden_size,
+            n_heads: hidden_size / 16,
+            inner_size: 16,
+            n_layers: 1,
+            max_len: 10,
+            ..ModelConfig::default()
+        };
+        let train = TrainConfig { loss, negatives: 40, ..TrainConfig::default() };
+        hold_to_cpu::<S>(&model, &train, &[9, 1], allowed);
+    }
+}
+
+/// A step of both engines.
+fn hold_to_cpu<S: Storage>(
+    model: &ModelConfig,
+    train: &TrainConfig,
+    lengths: &[u32],
+    allowed: f64,
+) {
+    let batch = batch(lengths);
+    let mut cpu = CpuEngine::new(model, train, ITEMS, 1).unwrap();
+    let mut gpu = CudaEngine::<S>::new(device(), model, train, ITEMS).unwrap();
+    let (expected, expected_ranks) = run(&mut cpu, &batch);
+    let (got, ranks) = run(&mut gpu, &batch);
+    let mean = |ranks: &[u32]| ranks.iter().map(|&r| 1.0 / f64::from(r)).sum::<f64>();
+    for (what, got, expected) in [
+        ("loss", got.loss, expected.loss),
+        ("gradient norm", got.gradient_norm, expected.gradient_norm),
+        ("reciprocal ranks", mean(&ranks), mean(&expected_ranks)),
+    ] {
+        // A near tie moves a rank by one.
+        let allowed = if what == "reciprocal ranks" { 0.02 + 5.0 * allowed } else { allowed };
+        let off = (got / expected - 1.0).abs();
+        let (d, loss) = (model.hidden_size, train.loss);
+        assert!(
+            off <= allowed,
+            "D {d}, {loss:?}, {}: {what} {got}, on the CPU {expected}",
+            S::NAME
+        );
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 pub mod cuda; // the same of the CUDA engine, and what it must have in common with the CPU's
 pub mod every_kernel; // small steps that launch each of them, for sanitizers
-mod losses; // losses over a sample of the items
+pub mod losses; // losses over a sample of the items
 
 #[derive(Deserialize)]
 struct Model {

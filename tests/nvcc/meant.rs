@@ -71,6 +71,9 @@ pub const MEANT: &[Meant] = &[
     row("item_softmax_*_d*_f32", &[ASYNC]),
     // One number a row of each part of the vocabulary.
     row("item_softmax_combine_*", &[]),
+    row("gbce_*_d*_bf16", &[TENSOR, MATRIX, ASYNC]),
+    row("gbce_*_d*_f32", &[ASYNC]),
+    row("gbce_combine_*", &[]),
     row("rank_d*_bf16", &[TENSOR, MATRIX, ASYNC]),
     row("rank_d*_f32", &[ASYNC]),
     row("rank_begin_*", &[]),
@@ -80,6 +83,7 @@ pub const MEANT: &[Meant] = &[
     row("layernorm_*", &[LOAD, STORE]),
     row("head_*_rows_*", &[LOAD, STORE]),
     row("item_softmax_rows_combine_*", &[LOAD, STORE]),
+    row("shortlist_*", &[LOAD, STORE]),
     row("gradient_norm_*", &[LOAD]),
     row("adamw_update_*", &[LOAD, STORE]),
 ];

@@ -1,12 +1,13 @@
 //! Cross-entropy over all items, up to 60,000; one target 500 times.
 
-use crate::util::cuda::{Gpu, count};
-use crate::util::fixture::{Case, Results, hold, hold_bf16, segments};
+use crate::util::cuda::{Gpu, SPARE, count};
+use crate::util::fixture::{Case, Results, hold, hold_bf16, hold_taken, segments};
 use b4r::cpu::gemm::Into;
 use b4r::cpu::item_softmax::{
     Chunk, Problem, TILE_ITEMS, Tiling, combine, exponentials, item_gradient, row_gradient,
     subtract_targets,
 };
+use b4r::cuda::item_loss::{self, Scratch};
 use b4r::cuda::item_softmax as on_gpu;
 use b4r::cuda::memory::Storage;
 use b4r::cuda::step::{Size, StepBlock};
@@ -124,28 +125,27 @@ fn cpu_agrees_with_pytorch_in_small_chunks() {
     const { assert!(TILE_ITEMS < 3417, "no case would have several tiles") };
 }
 
-/// More rows than there are, for the buffers: what lies beyond must stay as it is.
-const SPARE: usize = 70;
-
-fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
+/// With room for [`SPARE`] more rows and `spare_items` more items, of which there must be no trace.
+fn cuda<S: Storage>(case: &Case<Parameters>, spare_items: usize) -> Results {
     let [p, d] = *case.shape("rows") else { panic!("rows is a matrix") };
-    let most = p + SPARE;
-    let gpu = Gpu::new(StepBlock { rows: p as u32, ..StepBlock::default() });
+    let (most, items) = (p + SPARE, case.parameters.items);
+    let step = StepBlock { rows: p as u32, items: items as u32, ..StepBlock::default() };
+    let gpu = Gpu::new(step);
     let launcher = gpu.launcher();
     let nan = |len: usize| vec![f32::NAN; len];
-    let problem = on_gpu::Problem {
+    let problem = item_loss::Problem {
         rows: count(Size::Rows, most),
         width: d,
-        items: case.parameters.items,
+        items: count(Size::Items, items + spare_items),
         head: gpu.store::<S>(&[case.input("rows"), nan(SPARE * d)].concat()),
         targets: gpu.copy(&[case.integers("targets"), &[u32::MAX; SPARE]].concat()),
-        table: gpu.store(&case.input("table")),
-        bias: gpu.copy(&case.input("bias")),
+        table: gpu.store(&[case.input("table"), nan(spare_items * d)].concat()),
+        bias: gpu.copy(&[case.input("bias"), nan(spare_items)].concat()),
     };
     let multiprocessors = launcher.device.multiprocessors();
-    let splits = on_gpu::splits(most, problem.items, multiprocessors);
-    let memory = gpu.buffer(on_gpu::scratch_len(splits, most, d));
-    let scratch = on_gpu::Scratch { memory, splits };
+    let splits = item_loss::splits(most, problem.items.most, multiprocessors);
+    let memory = gpu.buffer(item_loss::scratch_len(splits, most, d));
+    let scratch = Scratch { memory, splits };
     let [log_sum_exp, losses] = [(); 2].map(|()| gpu.copy(&nan(most)));
     let d_head = gpu.store::<S>(&nan(most * d));
     let (d_table, d_bias) = (gpu.partials(problem.table.len), gpu.partials(problem.bias.len));
@@ -161,16 +161,28 @@ fn cuda<S: Storage>(case: &Case<Parameters>) -> Results {
     Results::default()
         .out("loss", [loss as f32])
         .grad("rows", used(gpu.load(d_head), p * d))
-        .grad("table", gpu.sum(d_table))
-        .grad("bias", gpu.sum(d_bias))
+        .grad("table", gpu.sum_of(d_table, (items + 2) * d))
+        .grad("bias", gpu.sum_of(d_bias, items + 1))
 }
 
 #[test]
 pub fn cuda_f32_agrees_with_pytorch() {
-    hold("item_softmax", "cuda f32", cuda::<f32>);
+    hold("item_softmax", "cuda f32", |case| cuda::<f32>(case, 0));
 }
 
 #[test]
 pub fn cuda_bf16_agrees_with_pytorch() {
-    hold_bf16("item_softmax", "cuda bf16", |case| Some(cuda::<bf16>(case)));
+    hold_bf16("item_softmax", "cuda bf16", |case| Some(cuda::<bf16>(case, 0)));
+}
+
+/// As where the items are a shortlist, whose length changes from step to step.
+#[test]
+fn fewer_items_than_there_is_room_for() {
+    let small = |case: &Case<Parameters>| case.parameters.items < 4000;
+    hold_taken("item_softmax", "cuda f32, room for more items", |case| {
+        small(case).then(|| cuda::<f32>(case, SPARE))
+    });
+    hold_bf16("item_softmax", "cuda bf16, room for more items", |case| {
+        small(case).then(|| cuda::<bf16>(case, SPARE))
+    });
 }

@@ -6,6 +6,7 @@ pub mod attention;
 mod dropout;
 pub mod embedding;
 pub mod ffn;
+pub mod gbce;
 pub mod head;
 pub mod item_softmax;
 pub mod layernorm;
@@ -14,6 +15,7 @@ mod math;
 pub mod projection;
 pub mod qkv;
 pub mod rank;
+pub mod shortlist;
 mod streamed_softmax;
 pub mod top_k;
 

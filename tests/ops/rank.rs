@@ -8,7 +8,7 @@ use b4r::cpu::item_softmax::Problem;
 use b4r::cpu::rank::{products, ranks};
 use b4r::cuda::memory::Storage;
 use b4r::cuda::step::{Size, StepBlock};
-use b4r::cuda::{item_softmax as on_gpu, rank as gpu_rank};
+use b4r::cuda::{item_loss as on_gpu, rank as gpu_rank};
 use half::bf16;
 use serde::Deserialize;
 
@@ -116,11 +116,13 @@ impl Ranking {
         const SPARE: usize = 70;
         let rows = self.targets.len();
         let most = rows + SPARE;
-        let gpu = Gpu::new(StepBlock { rows: rows as u32, ..StepBlock::default() });
+        let step =
+            StepBlock { rows: rows as u32, items: self.items as u32, ..StepBlock::default() };
+        let gpu = Gpu::new(step);
         let problem = on_gpu::Problem {
             rows: count(Size::Rows, most),
             width: self.d,
-            items: self.items,
+            items: count(Size::Items, self.items),
             head: gpu.store::<S>(&[&self.rows[..], &vec![f32::NAN; SPARE * self.d]].concat()),
             targets: gpu.copy(&[&self.targets[..], &[u32::MAX; SPARE]].concat()),
             table: gpu.store(&self.table),

@@ -4,7 +4,7 @@ use crate::util::cuda::{Gpu, count};
 use crate::util::draw::uniform;
 use b4r::cpu::item_softmax::Problem;
 use b4r::cpu::top_k::{Best, Entry, TILE_ITEMS, top_k};
-use b4r::cuda::item_softmax as on_gpu;
+use b4r::cuda::item_loss as on_gpu;
 use b4r::cuda::memory::Storage;
 use b4r::cuda::rank::Seen;
 use b4r::cuda::step::{Size, StepBlock};
@@ -86,12 +86,16 @@ fn on_gpu<S: Storage>(
 ) -> Vec<Option<Vec<Entry>>> {
     const SPARE: usize = 70;
     let (d, most) = (rows.len() / seen.len(), seen.len() + SPARE);
-    let gpu = Gpu::new(StepBlock { rows: seen.len() as u32, ..StepBlock::default() });
+    let gpu = Gpu::new(StepBlock {
+        rows: seen.len() as u32,
+        items: bias.len() as u32,
+        ..StepBlock::default()
+    });
     let ends = vec![100.0; d];
     let problem = on_gpu::Problem {
         rows: count(Size::Rows, most),
         width: d,
-        items: bias.len(),
+        items: count(Size::Items, bias.len()),
         head: gpu.store::<S>(&[rows, &vec![f32::NAN; SPARE * d]].concat()),
         targets: gpu.buffer(0),
         // PAD and MASK would win everywhere.
@@ -178,7 +182,7 @@ fn cuda_refuses_k_and_lengths() {
         let problem = on_gpu::Problem {
             rows: count(Size::Rows, 1),
             width: 16,
-            items: 3,
+            items: count(Size::Items, 3),
             head: gpu.buffer::<f32>(16),
             targets: gpu.buffer(0),
             table: gpu.buffer(80),

@@ -158,7 +158,7 @@ impl Gpu {
     /// Room for a tensor's gradient in parts.
     pub fn partials(&self, len: usize) -> Partials {
         let stride = len.next_multiple_of(4);
-        let all = self.buffer(stride * SLOTS as usize);
+        let all = self.copy(&vec![f32::NAN; stride * SLOTS as usize]);
         Partials { first: all.part(0, len), stride, slots: SLOTS }
     }
 
@@ -174,14 +174,22 @@ impl Gpu {
 
     /// The parts added up.
     pub fn sum(&self, partials: Partials) -> Vec<f32> {
-        let len = partials.first.len;
+        self.sum_of(partials, partials.first.len)
+    }
+
+    /// The first `len` elements of the parts added up.
+    ///
+    /// # Panics
+    /// Where elements after them were written, too.
+    pub fn sum_of(&self, partials: Partials, len: usize) -> Vec<f32> {
         let mut sum = vec![0.0; len];
         for slot in 0..u64::from(partials.slots) {
             let mut part = partials.first;
             part.address += slot * partials.stride as u64 * 4;
-            for (sum, x) in sum.iter_mut().zip(self.read(part)) {
-                *sum += x;
-            }
+            let mut values = self.read(part);
+            let rest = values.split_off(len);
+            assert!(rest.iter().all(|x| x.is_nan()), "written beyond the first {len} elements");
+            sum.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
         }
         sum
     }

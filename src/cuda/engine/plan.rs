@@ -1,16 +1,18 @@
 //! The order of a step's kernels.
 
 use super::Training;
+use super::loss::ItemLoss;
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::cuda::adamw::{self, AdamW};
 use crate::cuda::batch::{BatchSlot, Capacity};
 use crate::cuda::device::Device;
 use crate::cuda::embedding;
-use crate::cuda::item_softmax::{self, Problem};
+use crate::cuda::item_loss::Problem;
 use crate::cuda::memory::{Slice, Storage};
-use crate::cuda::operands::Launcher;
+use crate::cuda::operands::{Count, Launcher};
 use crate::cuda::passes::Passes;
+use crate::cuda::step::Size;
 use crate::cuda::weights::Weights;
 use crate::cuda::workspace::Workspace;
 use crate::model::activations::Activations;
@@ -47,7 +49,7 @@ impl<'a, S: Storage> Plan<'a, S> {
         Problem {
             rows: capacity.row_count(),
             width: self.model.hidden_size,
-            items: self.items,
+            items: Count { size: Size::Items, most: self.items },
             head: head.cast(),
             targets: batch.targets(),
             table: self.weights.stored(&self.table.output_table()),
@@ -69,42 +71,37 @@ impl<'a, S: Storage> Plan<'a, S> {
 
     /// Everything up to the gradients of all weights.
     pub(super) fn gradients(&self, training: &'a mut Training, slot: usize) -> Result<()> {
-        let Training { workspace, slots, squares, .. } = training;
+        let Training { workspace, slots, squares, sampled, .. } = training;
         let batch = &slots[slot].batch;
         let mut kept = workspace.activations.clone();
         let mut gradients = workspace.gradients.clone();
         self.forward(batch, workspace, &mut kept)?;
         let launcher = Launcher { device: self.device, step: batch.step() };
-        let scratch = workspace.scratch;
-        let problem = self.problem(batch, workspace.capacity, kept.head.output);
-        let statistics = scratch.log_sum_exp;
-        item_softmax::forward(launcher, problem, scratch.softmax, statistics, scratch.losses)?;
-        let d_head = gradients.head.cast();
-        item_softmax::rows_backward(launcher, problem, statistics, scratch.softmax, d_head)?;
+        let loss = ItemLoss {
+            launcher,
+            whole: self.problem(batch, workspace.capacity, kept.head.output),
+            scratch: workspace.scratch,
+            sampled: sampled.as_ref(),
+            list: batch.list(),
+        };
+        loss.of_rows(gradients.head.cast())?;
         let mut passes = self.passes(batch, workspace);
         backward(&mut passes, &kept, &mut gradients);
         passes.finish()?;
-        let d_sums = gradients.output.cast();
-        self.table_gradients(launcher, batch, workspace.capacity, problem, statistics, d_sums)?;
+        loss.of_tables(self.weights, self.table)?;
+        self.token_gradients(launcher, batch, workspace.capacity, gradients.output.cast())?;
         adamw::gradient_norm(launcher, self.weights.arenas, *squares)
     }
 
-    /// The gradients of all tables, of which `d_sums [T, D]` is the tokens' share.
-    fn table_gradients(
+    /// Adds `d_sums [T, D]`, the tokens' share, to the gradient of the item embedding, and assigns that of positions.
+    fn token_gradients(
         &self,
         launcher: Launcher<'_>,
         batch: &BatchSlot,
         capacity: Capacity,
-        problem: Problem<S>,
-        log_sum_exp: Slice<f32>,
         d_sums: Slice<S>,
     ) -> Result<()> {
         let d_items = self.weights.item_gradient(self.table);
-        let (d_table, d_bias) = self.weights.output_partials(self.table);
-        item_softmax::table_backward(launcher, problem, log_sum_exp, d_table, d_bias)?;
-        if !self.model.tied {
-            self.device.clear(d_items)?;
-        }
         let places = embedding::Places {
             sequences: capacity.sequence_count(),
             cu_seqlens: batch.cu_seqlens(),
