@@ -23,8 +23,11 @@ use std::ops::Range;
 pub const TILE_ROWS: usize = 192;
 /// Items of a tile.
 pub const TILE_ITEMS: usize = 256;
-/// Rows that one task gives their gradient, where tiles have more: small batches then still busy many threads.
+/// Rows up to which one task gives a whole tile's their gradient; a higher tile is two tasks, so that small batches busy
+/// more threads.
 const TASK_ROWS: usize = 96;
+/// Tiles have a multiple of so many rows, but where they have fewer: halves of them are whole vectors.
+const EVEN_ROWS: usize = 16;
 /// Elements that the tiles of one chunk may take: 32 MiB, or one row of them where that is more. Each further chunk reads and writes
 /// the table's gradient once more, which is little beside its products.
 pub const MOST_ELEMENTS: usize = 8 << 20;
@@ -95,10 +98,11 @@ impl Tiling {
     pub fn new(rows: usize, items: usize) -> Self {
         let padded = items.div_ceil(TILE_ITEMS) * TILE_ITEMS;
         let most = (MOST_ELEMENTS / padded).max(1);
-        let tile_rows = most.min(TILE_ROWS);
-        let most = most / tile_rows * tile_rows;
-        let chunks = rows.div_ceil(most).max(1);
-        let chunk_rows = rows.div_ceil(chunks).div_ceil(tile_rows).max(1) * tile_rows;
+        // Chunks and tiles of the same height, so that none leaves a thread with little to do.
+        let of_chunk = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
+        let tiles = of_chunk.div_ceil(TILE_ROWS);
+        let tile_rows = of_chunk.div_ceil(tiles).next_multiple_of(EVEN_ROWS).min(most / tiles);
+        let chunk_rows = tiles * tile_rows;
         Tiling { items, tile_rows, chunk_rows }
     }
 
@@ -114,7 +118,8 @@ impl Tiling {
 
     /// Rows that one task gives their gradient; a tile has a multiple of them.
     pub fn task_rows(&self) -> usize {
-        if self.tile_rows.is_multiple_of(TASK_ROWS) { TASK_ROWS } else { self.tile_rows }
+        let halves = self.tile_rows > TASK_ROWS && self.tile_rows.is_multiple_of(2);
+        if halves { self.tile_rows / 2 } else { self.tile_rows }
     }
 
     /// Blocks of items.
