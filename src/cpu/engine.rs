@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use sampled::SampledLoss;
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 mod idle;
 mod lanes;
@@ -57,7 +58,7 @@ pub struct CpuEngine {
     d_tokens: Vec<f32>,
     /// Of steps that nobody has asked about.
     outcomes: Vec<StepOutcome>,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
 }
 
 struct Optimizer {
@@ -82,7 +83,7 @@ impl CpuEngine {
     ) -> Result<Self> {
         let needed = super::memory::model_bytes(model, items);
         memory::require("the model", needed, "lower hidden_size, n_layers or inner_size")?;
-        let pool = thread_pool(threads)?;
+        let pool = Arc::new(thread_pool(threads)?);
         let table = ParameterTable::new(model, items);
         let parameters = initial_parameters(&table, model.initializer_range, train.seed);
         let zeros = || vec![0.0; table.total];
@@ -266,6 +267,49 @@ impl CpuEngine {
         });
     }
 
+    /// Runs `work` on one of the threads, from where it calls upon all of them. Called upon from without, they would
+    /// fall asleep between any two parts of a step, and be woken by the caller, who would have to be woken first.
+    fn within<R: Send>(&mut self, work: impl FnOnce(&mut Self) -> R + Send) -> R {
+        let pool = Arc::clone(&self.pool);
+        pool.install(|| work(self))
+    }
+
+    fn step(&mut self, batch: &Batch, step: &Step) -> Result<()> {
+        let randomness = Randomness { seed: step.seed, step: step.number };
+        let loss = self.loss_and_gradient(batch, Some(randomness));
+        let gradient_norm = self.squared_gradient_norm().sqrt();
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Err(self.non_finite(step, loss));
+        }
+        self.update(step, gradient_norm);
+        self.outcomes.push(StepOutcome { rows: batch.row_count(), loss, gradient_norm });
+        Ok(())
+    }
+
+    fn ranks(&mut self, batch: &Batch, seen: &[&[u32]]) -> Vec<u32> {
+        let (d, at_once) = (self.model.hidden_size, rank::rows_at_once(self.items));
+        let problem = Problem { targets: &batch.targets, ..self.scored(batch) };
+        let mut ranks = vec![0; batch.row_count()];
+        ranks.par_chunks_mut(at_once).enumerate().for_each_init(
+            Vec::new,
+            |products, (block, out)| {
+                let span = block * at_once..block * at_once + out.len();
+                let rows = &problem.rows[span.start * d..span.end * d];
+                let targets = &batch.targets[span.clone()];
+                let problem = Problem { rows, targets, ..problem };
+                rank::ranks(&problem, &seen[span], products, out);
+            },
+        );
+        ranks
+    }
+
+    /// The rows of a batch, through the network, and the items to score them with.
+    fn scored(&mut self, batch: &Batch) -> Problem<'_> {
+        self.forward(batch, None);
+        let (rows, parameters) = (&self.lanes.head_rows, &self.state.parameters);
+        problem(&self.table, parameters, rows, &[], self.items, self.model.hidden_size)
+    }
+
     /// Error for a step whose loss or gradient is not finite, naming the first tensor at fault.
     fn non_finite(&self, step: &Step, loss: f64) -> Error {
         let at_fault = |tensor: &&crate::model::params::Tensor| {
@@ -286,15 +330,7 @@ impl Engine for CpuEngine {
     }
 
     fn train_step(&mut self, batch: &Batch, step: &Step) -> Result<()> {
-        let randomness = Randomness { seed: step.seed, step: step.number };
-        let loss = self.loss_and_gradient(batch, Some(randomness));
-        let gradient_norm = self.squared_gradient_norm().sqrt();
-        if !loss.is_finite() || !gradient_norm.is_finite() {
-            return Err(self.non_finite(step, loss));
-        }
-        self.update(step, gradient_norm);
-        self.outcomes.push(StepOutcome { rows: batch.row_count(), loss, gradient_norm });
-        Ok(())
+        self.within(|engine| engine.step(batch, step))
     }
 
     fn outcomes(&mut self, _wait: bool) -> Result<Vec<StepOutcome>> {
@@ -302,42 +338,16 @@ impl Engine for CpuEngine {
     }
 
     fn rank(&mut self, batch: &Batch, seen: &[&[u32]]) -> Result<Vec<u32>> {
-        self.forward(batch, None);
-        let d = self.model.hidden_size;
-        let rows = &self.lanes.head_rows;
-        let problem =
-            problem(&self.table, &self.state.parameters, rows, &batch.targets, self.items, d);
-        let at_once = rank::rows_at_once(self.items);
-        let mut ranks = vec![0; batch.row_count()];
-        self.pool.install(|| {
-            ranks.par_chunks_mut(at_once).enumerate().for_each_init(
-                Vec::new,
-                |products, (block, out)| {
-                    let span = block * at_once..block * at_once + out.len();
-                    let rows = &rows[span.start * d..span.end * d];
-                    let targets = &batch.targets[span.clone()];
-                    let problem = Problem { rows, targets, ..problem };
-                    rank::ranks(&problem, &seen[span], products, out);
-                },
-            );
-        });
-        Ok(ranks)
+        Ok(self.within(|engine| engine.ranks(batch, seen)))
     }
 
     fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
-        self.forward(batch, None);
-        let d = self.model.hidden_size;
-        let (rows, parameters) = (&self.lanes.head_rows, &self.state.parameters);
-        let problem = problem(&self.table, parameters, rows, &[], self.items, d);
-        Ok(self.pool.install(|| scorer::scores_of_lists(&problem, items)).concat())
+        Ok(self.within(|engine| scorer::scores_of_lists(&engine.scored(batch), items)).concat())
     }
 
     fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {
-        self.forward(batch, None);
-        let d = self.model.hidden_size;
-        let (rows, parameters) = (&self.lanes.head_rows, &self.state.parameters);
-        let problem = problem(&self.table, parameters, rows, &[], self.items, d);
-        let best = self.pool.install(|| scorer::top_k_of(&problem, seen, k.min(self.items)));
+        let k = k.min(self.items);
+        let best = self.within(|engine| scorer::top_k_of(&engine.scored(batch), seen, k));
         let items = |row: Vec<Entry>| row.into_iter().map(|entry| entry.item).collect();
         Ok(best.map_err(|NotFinite| not_finite())?.into_iter().map(items).collect())
     }
