@@ -354,4 +354,21 @@ mod tests {
             assert_eq!(tiling.block_items(tiling.item_blocks() - 1).end, items);
         }
     }
+
+    /// No tile, and no chunk, is left with a few rows while others are full.
+    #[test]
+    fn tiles_are_even() {
+        for (rows, items) in [(1054, 1682), (350, 12_101), (1300, 26_744), (193, 100), (97, 60_000)]
+        {
+            let tiling = Tiling::new(rows, items);
+            let height = tiling.tile_rows();
+            let chunks = rows.div_ceil(tiling.chunk_rows);
+            let of_last = rows - (chunks - 1) * tiling.chunk_rows;
+            let of_last_tile = of_last - (of_last.div_ceil(height) - 1) * height;
+            let tiles = rows.div_ceil(height);
+            assert!(of_last_tile + EVEN_ROWS * tiles > height, "{rows} x {items}: {tiling:?}");
+            assert!(height <= TILE_ROWS && tiling.task_rows() <= TASK_ROWS, "{tiling:?}");
+            assert_eq!(height % tiling.task_rows(), 0, "{tiling:?}");
+        }
+    }
 }
