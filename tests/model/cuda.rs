@@ -203,16 +203,16 @@ fn bf16_losses_follow_the_cpu() {
     losses_follow_the_cpu::<bf16>(1e-2);
 }
 
-/// Two runs, one of them kernel by kernel, and a third that is stopped and goes on in another engine.
-fn runs_are_identical<S: Storage>() {
-    let (outcomes, state) = run(&mut cuda::<S>(), 5);
-    let mut eager = cuda::<S>();
+/// Two runs of `engine`, one of them kernel by kernel, and a third that is stopped and goes on in another.
+fn runs_are_identical<S: Storage>(engine: impl Fn() -> CudaEngine<S>) {
+    let (outcomes, state) = run(&mut engine(), 5);
+    let mut eager = engine();
     eager.use_graphs(false);
     let (eager_outcomes, eager_state) = run(&mut eager, 5);
     assert_eq!(outcomes, eager_outcomes);
     assert!(state == eager_state, "other bits without graphs");
-    let (_, half_way) = run(&mut cuda::<S>(), 2);
-    let mut resumed = cuda::<S>();
+    let (_, half_way) = run(&mut engine(), 2);
+    let mut resumed = engine();
     resumed.load_state(&half_way).unwrap();
     for number in 3..=5 {
         let step = Step { number, seed: 3, learning_rate: 2e-3 };
@@ -224,12 +224,12 @@ fn runs_are_identical<S: Storage>() {
 
 #[test]
 fn f32_runs_are_identical() {
-    runs_are_identical::<f32>();
+    runs_are_identical(cuda::<f32>);
 }
 
 #[test]
 fn bf16_runs_are_identical() {
-    runs_are_identical::<bf16>();
+    runs_are_identical(cuda::<bf16>);
 }
 
 /// A batch larger than all before: buffers are made anew, and no outcome is lost.
