@@ -178,9 +178,15 @@ fn causal_bf16_follows_the_cpu() {
 
 /// Both engines draw the same weights and the same dropout.
 fn losses_follow_the_cpu<S: Storage>(allowed: f64) {
+    let mut cpu = CpuEngine::new(&model(), &train(), ITEMS, 2).unwrap();
+    losses_follow(&mut cpu, &mut cuda::<S>(), allowed);
+}
+
+/// Twenty steps of both, losses apart by `allowed` of them at most.
+fn losses_follow<S: Storage>(cpu: &mut CpuEngine, cuda: &mut CudaEngine<S>, allowed: f64) {
     let steps = 20;
-    let (expected, _) = run(&mut CpuEngine::new(&model(), &train(), ITEMS, 2).unwrap(), steps);
-    let (got, _) = run(&mut cuda::<S>(), steps);
+    let (expected, _) = run(cpu, steps);
+    let (got, _) = run(cuda, steps);
     assert_eq!((expected.len(), got.len()), (steps as usize, steps as usize));
     let mut worst = 0.0f64;
     for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {

@@ -26,21 +26,11 @@ fn cuda<S: Storage>(model: &ModelConfig, loss: Loss) -> CudaEngine<S> {
 
 /// With one table and with two.
 fn losses_follow_the_cpu<S: Storage>(allowed: f64) {
-    let steps = 20;
     for (loss, tied) in LOSSES.into_iter().zip([true, false]) {
+        println!("{loss:?}");
         let model = ModelConfig { tied, ..model() };
         let mut cpu = CpuEngine::new(&model, &sampling(loss), ITEMS, 2).unwrap();
-        let (expected, _) = run(&mut cpu, steps);
-        let (got, _) = run(&mut cuda::<S>(&model, loss), steps);
-        assert_eq!((expected.len(), got.len()), (steps as usize, steps as usize));
-        let mut worst = 0.0f64;
-        for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
-            let error = (got.loss / expected.loss - 1.0).abs();
-            assert!(error <= allowed, "{loss:?}, step {step}: {got:?}, on the CPU {expected:?}");
-            worst = worst.max(error);
-        }
-        assert!(expected[19].loss < expected[0].loss, "training does something");
-        println!("{loss:?}, 20 steps in {}: within {worst:.1e} of the CPU's losses", S::NAME);
+        super::losses_follow(&mut cpu, &mut cuda::<S>(&model, loss), allowed);
     }
 }
 
