@@ -14,19 +14,29 @@ const ROUNDER: f32 = 12_582_912.0;
 /// above 88.3 about 2e38. NaN stays NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    let clamped = if x < -87.3 { -87.3 } else { x };
-    let clamped = if clamped > 88.3 { 88.3 } else { clamped };
-    let shifted = clamped.mul_add(LOG2_E, ROUNDER);
+    exp_below(if x > 88.3 { 88.3 } else { x })
+}
+
+/// [`exp`] of what is at most 88.3.
+#[inline(always)]
+pub fn exp_below(x: f32) -> f32 {
+    exp_between(if x < -87.3 { -87.3 } else { x })
+}
+
+/// [`exp`] of what lies from -87.3 to 88.3.
+#[inline(always)]
+fn exp_between(x: f32) -> f32 {
+    let shifted = x.mul_add(LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
-    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
-    // Minimax polynomial of e^r on |r| <= ln 2 / 2 (Cephes' coefficients).
-    let mut p = 1.987_569_1e-4f32;
-    p = p.mul_add(r, 1.398_2e-3);
-    p = p.mul_add(r, 8.333_452e-3);
-    p = p.mul_add(r, 4.166_579_6e-2);
-    p = p.mul_add(r, 0.166_666_65);
-    p = p.mul_add(r, 0.5);
-    let mantissa = p.mul_add(r * r, r + 1.0);
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+    // Minimax polynomial of e^r on |r| <= ln 2 / 2 (Cephes' coefficients), by Estrin's scheme: fewer terms wait for one
+    // another than by Horner's, and of loops as long as these a processor has few turns in flight.
+    let r2 = r * r;
+    let high = r.mul_add(1.987_569_1e-4, 1.398_2e-3);
+    let middle = r.mul_add(8.333_452e-3, 4.166_579_6e-2);
+    let low = r.mul_add(0.166_666_65, 0.5);
+    let p = high.mul_add(r2, middle).mul_add(r2, low);
+    let mantissa = p.mul_add(r2, r + 1.0);
     // 2^n by its exponent bits: the low bits of `shifted` are n, and n + 127 lies in 1..=254.
     let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     mantissa * scale
@@ -47,22 +57,18 @@ pub struct ValueSlope {
 /// far tail. All coefficients are positive, so that nothing cancels in f32.
 #[inline(always)]
 pub fn gelu(u: f32) -> ValueSlope {
-    let gauss = exp(-0.5 * u * u);
-    // Beyond 14 the exponential is as small as it gets, and powers would overflow.
-    let a = if u.abs() > 14.0 { 14.0 } else { u.abs() };
-    let mut p = 2.669_128_4e-2f32;
-    p = p.mul_add(a, 0.207_214_9);
-    p = p.mul_add(a, 0.667_888);
-    p = p.mul_add(a, 1.0);
-    let mut q = 6.693_217e-2f32;
-    q = q.mul_add(a, 0.518_498_06);
-    q = q.mul_add(a, 1.753_485_1);
-    q = q.mul_add(a, 2.931_543_8);
-    q = q.mul_add(a, 2.0);
+    // Beyond 13.2 the exponential is as small as it gets.
+    let a = if u.abs() > 13.2 { 13.2 } else { u.abs() };
+    let gauss = exp_between(-0.5 * a * a);
+    let a2 = a * a;
+    let p = a.mul_add(2.669_128_4e-2, 0.207_214_9).mul_add(a2, a.mul_add(0.667_888, 1.0));
+    let q = a.mul_add(6.693_217e-2, 0.518_498_06).mul_add(a2, a.mul_add(1.753_485_1, 2.931_543_8));
+    let q = q.mul_add(a, 2.0);
     let tail = gauss * (p / q);
     let cdf = if u < 0.0 { tail } else { 1.0 - tail };
     const INV_SQRT_2PI: f32 = 0.398_942_3;
-    ValueSlope { value: u * cdf, slope: (u * INV_SQRT_2PI).mul_add(gauss, cdf) }
+    let relu = if u > 0.0 { u } else { 0.0 };
+    ValueSlope { value: a.mul_add(-tail, relu), slope: (u * INV_SQRT_2PI).mul_add(gauss, cdf) }
 }
 
 /// GELU by the tanh approximation of Hendrycks and Gimpel, with its derivative.
