@@ -57,46 +57,52 @@ fn softplus(x: f32) -> f64 {
     f64::from(x).max(0.0) + f64::from(-x.abs()).exp().ln_1p()
 }
 
-/// Fills one tile with σ(logit), 0 where an item is not a negative of the row, and writes each row's sum of
-/// softplus(logit) over its negatives.
+/// Rows whose sigmoids are taken at a time; columns of a tile are a multiple of them.
+const STRIP: usize = 8;
+
+/// Turns a tile's products `[items, columns]` into σ(logit), 0 where an item is not a negative of the row, and writes
+/// each column's sum of softplus(logit) over its negatives.
 pub fn sigmoids(
     problem: &Problem,
     negatives: &Negatives,
-    rows: Range<usize>,
-    items: Range<usize>,
+    rows: &Range<usize>,
+    items: &Range<usize>,
     tile: &mut [f32],
     sums: &mut [f32],
 ) {
-    let tile = &mut tile[..rows.len() * items.len()];
-    let (bias, sampled) = (&problem.bias[items.clone()], &negatives.sampled[items.clone()]);
-    problem.products(&rows, &items, tile);
-    let targets = &problem.targets[rows];
+    let columns = sums.len();
+    let listed = problem.bias[items.clone()].iter().zip(&negatives.sampled[items.clone()]);
+    let targets = &problem.targets[rows.clone()];
     vectorized(
         #[inline(always)]
         || {
-            for ((row, &target), total) in tile.chunks_exact_mut(items.len()).zip(targets).zip(sums)
-            {
-                for ((x, &bias), &sampled) in row.iter_mut().zip(bias).zip(sampled) {
-                    *x = if sampled > 0.0 { *x + bias } else { f32::NEG_INFINITY };
+            for (row, (&bias, &sampled)) in tile.chunks_exact_mut(columns).zip(listed) {
+                match sampled > 0.0 {
+                    true => row.iter_mut().for_each(|x| *x += bias),
+                    false => row.fill(f32::NEG_INFINITY),
                 }
+            }
+            for (column, &target) in targets.iter().enumerate() {
                 let own = (target as usize - 1).wrapping_sub(items.start);
-                if let Some(own) = row.get_mut(own) {
-                    *own = f32::NEG_INFINITY;
+                if own < items.len() {
+                    tile[own * columns + column] = f32::NEG_INFINITY;
                 }
-                *total = sigmoids_of_row(row) as f32;
+            }
+            for (strip, sums) in sums.as_chunks_mut::<STRIP>().0.iter_mut().enumerate() {
+                *sums = sigmoids_of_strip(tile[strip * STRIP..].chunks_mut(columns));
             }
         },
     );
 }
 
-/// Replaces logits by their sigmoids, of negative infinity by 0; returns the sum of softplus over a tile's row.
-/// Its logarithms are one: that of the product of all 1 + e^-|x|, which f64 holds for up to 1,000 items.
+/// Replaces logits by their sigmoids, of negative infinity by 0, in the first [`STRIP`] columns of `rows`; returns the
+/// columns' sums of softplus. The logarithms of a sum are one: that of the product of all 1 + e^-|x|, which f64 holds
+/// for up to 1,000 items.
 #[inline(always)]
-fn sigmoids_of_row(row: &mut [f32]) -> f64 {
-    const LANES: usize = 8;
-    let (mut sums, mut products) = ([0.0f64; LANES], [1.0f64; LANES]);
-    for block in row.chunks_mut(LANES) {
-        for ((x, sum), product) in block.iter_mut().zip(&mut sums).zip(&mut products) {
+fn sigmoids_of_strip<'a>(rows: impl Iterator<Item = &'a mut [f32]>) -> [f32; STRIP] {
+    let (mut sums, mut products) = ([0.0f64; STRIP], [1.0f64; STRIP]);
+    for row in rows {
+        for ((x, sum), product) in row[..STRIP].iter_mut().zip(&mut sums).zip(&mut products) {
             let small = exp(-x.abs());
             *sum += f64::from(if *x > 0.0 { *x } else { 0.0 });
             *product *= 1.0 + f64::from(small);
@@ -104,7 +110,7 @@ fn sigmoids_of_row(row: &mut [f32]) -> f64 {
             *x = if *x == f32::NEG_INFINITY { 0.0 } else { sigmoid };
         }
     }
-    sums.iter().sum::<f64>() + products.iter().product::<f64>().ln()
+    std::array::from_fn(|column| (sums[column] + products[column].ln()) as f32)
 }
 
 /// From the sums of one row block's tiles to its rows' losses, of which it returns the sum. Writes how much each

@@ -2,19 +2,25 @@
 //! loss = mean over rows of logsumexp - logit of the target.
 //!
 //! The `P x V` matrix never exists. Rows go through in chunks that fit a fixed budget; a chunk is cut into
-//! tiles of rows by items, and a tile keeps e^(logit - m) with m its own row maximum. Once a row's
+//! tiles of items by rows, and a tile keeps e^(logit - m), m the largest logit of its row so far. Once a row's
 //! logsumexp is known, the probabilities are the tile times one factor a row, so the factor goes into the
-//! small operand of each gradient product and the tiles are never walked over again:
-//! `dE[block] = Σ tileᵀ (factor · h)`, `dh = Σ factor · (tile E[block])`. Targets are subtracted apart, since
+//! small operand of a gradient product and the tiles are never walked over again:
+//! `dE[block] = Σ tileᵀ (factor · h)`. The gradient of the rows, `dh = Σ factor · (tile E[block])`, is gathered while a
+//! tile is still in the cache, as fused attention does (Dao et al., FlashAttention, 2022): a span of blocks, with m
+//! running over them, has a share of it, whose factor is that of its last tile. Targets are subtracted apart, since
 //! they are sparse. 6 P D V FLOPs, one exponential a logit.
+//!
+//! Tiles stand item by item, `[items, rows]`: the products then rearrange rows, once, and no part of the table; maxima and
+//! sums are taken over many rows at once.
 //!
 //! Where a chunk would have few rows, since there are so many items, [`super::streamed_softmax`] takes over.
 //!
-//! The functions here are sequential; the engine runs tiles, item blocks and row blocks in parallel.
+//! The functions here are sequential; the engine runs spans, item blocks and row blocks in parallel.
 
-use super::gemm::{Into, Matrix, MatrixMut, multiply};
-use super::math::exp;
-use super::vector::{add_scaled, dot, max, sum, vectorized};
+use super::gbce::{self, Negatives};
+use super::gemm::{Into, Matrix, MatrixMut, multiply, transpose};
+use super::math::{exp, exp_below};
+use super::vector::{add_scaled, dot, larger, vectorized};
 use crate::batch::Segments;
 use std::ops::Range;
 
@@ -23,12 +29,15 @@ use std::ops::Range;
 pub const TILE_ROWS: usize = 192;
 /// Items of a tile.
 pub const TILE_ITEMS: usize = 256;
-/// Rows up to which one task gives a whole tile's their gradient; a higher tile is two tasks, so that small batches busy
-/// more threads.
-const TASK_ROWS: usize = 96;
-/// Tiles have a multiple of so many rows, but where they have fewer: halves of them are whole vectors.
+/// Tiles have a multiple of so many rows where they are cut, so that none of their vectors is short.
 const EVEN_ROWS: usize = 16;
-/// Elements that the tiles of one chunk may take: 32 MiB, or one row of them where that is more. Each further chunk reads and writes
+/// Columns of a tile are its rows, filled up to a multiple of this with rows of zeros.
+const EVEN_COLUMNS: usize = 8;
+/// Columns whose maxima and sums are taken at a time, as long as there are so many.
+const STRIP: usize = 32;
+/// Spans of tiles that a chunk is cut into, or a few more: enough for as many threads.
+pub const SPANS: usize = 48;
+/// Elements that the tiles of one chunk may take: 32 MiB, or eight rows of them where that is more. Each further chunk reads and writes
 /// the table's gradient once more, which is little beside its products.
 pub const MOST_ELEMENTS: usize = 8 << 20;
 
@@ -68,17 +77,44 @@ impl Problem<'_> {
         dot(&self.rows[row * d..][..d], &self.table[target * d..][..d]) + self.bias[target]
     }
 
-    /// Writes products of rows with items, logits without the bias, into `tile [rows, items]`.
-    pub(super) fn products(&self, rows: &Range<usize>, items: &Range<usize>, tile: &mut [f32]) {
-        let d = self.width();
-        let h = Matrix::new(&self.rows[rows.start * d..rows.end * d], rows.len(), d);
-        let product = MatrixMut::new(tile, rows.len(), items.len());
-        multiply(product, Into::Assign, 1.0, h, self.table_block(items).t());
+    /// Writes products of `rows` with items, logits without the bias, into `tile [items, columns]`.
+    pub(super) fn products(&self, rows: &Rows, items: &Range<usize>, tile: &mut [f32]) {
+        let product = MatrixMut::new(tile, items.len(), rows.columns());
+        multiply(product, Into::Assign, 1.0, self.table_block(items), rows.matrix());
     }
 
     pub(super) fn table_block(&self, items: &Range<usize>) -> Matrix<'_> {
         let d = self.width();
         Matrix::new(&self.table[items.start * d..items.end * d], items.len(), d)
+    }
+}
+
+/// The rows of a tile as the right operand of its product: `[D, columns]`, zeros beyond the last row.
+#[derive(Default)]
+pub struct Rows {
+    values: Vec<f32>,
+    columns: usize,
+}
+
+impl Rows {
+    /// Takes `rows [rows, D]` in.
+    pub fn fill(&mut self, rows: &[f32], d: usize) {
+        self.columns = (rows.len() / d).next_multiple_of(EVEN_COLUMNS);
+        if self.columns * d == rows.len() {
+            transpose(rows, d, &mut self.values);
+        } else {
+            let zeros = vec![0.0; self.columns * d - rows.len()];
+            transpose(&[rows, &zeros].concat(), d, &mut self.values);
+        }
+    }
+
+    /// Rows and zeros.
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(&self.values, self.values.len() / self.columns, self.columns)
     }
 }
 
@@ -97,11 +133,13 @@ impl Tiling {
     /// For `rows` rows and `items` items.
     pub fn new(rows: usize, items: usize) -> Self {
         let padded = items.div_ceil(TILE_ITEMS) * TILE_ITEMS;
-        let most = (MOST_ELEMENTS / padded).max(1);
+        let even = |rows: usize| rows / EVEN_COLUMNS * EVEN_COLUMNS;
+        let most = even(MOST_ELEMENTS / padded).max(EVEN_COLUMNS);
         // Chunks and tiles of the same height, so that none leaves a thread with little to do.
         let of_chunk = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
         let tiles = of_chunk.div_ceil(TILE_ROWS);
-        let tile_rows = of_chunk.div_ceil(tiles).next_multiple_of(EVEN_ROWS).min(most / tiles);
+        let tile_rows =
+            of_chunk.div_ceil(tiles).next_multiple_of(EVEN_ROWS).min(even(most / tiles));
         let chunk_rows = tiles * tile_rows;
         Tiling { items, tile_rows, chunk_rows }
     }
@@ -116,12 +154,6 @@ impl Tiling {
         self.tile_rows
     }
 
-    /// Rows that one task gives their gradient; a tile has a multiple of them.
-    pub fn task_rows(&self) -> usize {
-        let halves = self.tile_rows > TASK_ROWS && self.tile_rows.is_multiple_of(2);
-        if halves { self.tile_rows / 2 } else { self.tile_rows }
-    }
-
     /// Blocks of items.
     pub fn item_blocks(&self) -> usize {
         self.items.div_ceil(TILE_ITEMS)
@@ -130,6 +162,17 @@ impl Tiling {
     /// Items of block `block`, from 0.
     pub fn block_items(&self, block: usize) -> Range<usize> {
         block * TILE_ITEMS..((block + 1) * TILE_ITEMS).min(self.items)
+    }
+
+    /// Item blocks of a span, of which the last may have fewer.
+    pub fn span_blocks(&self) -> usize {
+        let row_blocks = self.chunk_rows / self.tile_rows;
+        self.item_blocks().div_ceil(SPANS.div_ceil(row_blocks))
+    }
+
+    /// Spans of a row block.
+    pub fn spans(&self) -> usize {
+        self.item_blocks().div_ceil(self.span_blocks())
     }
 }
 
@@ -144,11 +187,13 @@ pub struct Chunk<'a> {
     pub tiles: &'a [f32],
     /// Factor of each tile's rows, `tile_rows` a tile.
     pub factors: &'a [f32],
+    /// Gradients `[tile_rows, D]` of the rows by each span: span k of row block i is number i · spans + k.
+    pub shares: &'a [f32],
 }
 
 impl Chunk<'_> {
     /// Blocks of rows.
-    pub fn row_blocks(&self) -> usize {
+    fn row_blocks(&self) -> usize {
         (self.rows.1 - self.rows.0).div_ceil(self.tiling.tile_rows)
     }
 
@@ -158,38 +203,126 @@ impl Chunk<'_> {
         start..(start + self.tiling.tile_rows).min(self.rows.1)
     }
 
-    fn tile(&self, row_block: usize, item_block: usize) -> (&[f32], &[f32]) {
+    fn tile(&self, row_block: usize, item_block: usize) -> &[f32] {
         let number = row_block * self.tiling.item_blocks() + item_block;
-        (
-            &self.tiles[number * self.tiling.tile_len()..][..self.tiling.tile_len()],
-            &self.factors[number * self.tiling.tile_rows..][..self.tiling.tile_rows],
-        )
+        &self.tiles[number * self.tiling.tile_len()..][..self.tiling.tile_len()]
+    }
+
+    fn factors(&self, row_block: usize, item_block: usize) -> &[f32] {
+        let number = row_block * self.tiling.item_blocks() + item_block;
+        &self.factors[number * self.tiling.tile_rows..][..self.tiling.tile_rows]
     }
 }
 
-/// Fills one tile with e^(logit - m) and writes m and the sum of each of its rows.
-pub fn exponentials(
+/// What one span of a row block's tiles writes.
+pub struct Span<'a> {
+    /// The tiles.
+    pub tiles: &'a mut [f32],
+    /// Maxima of each tile's rows, over its own logits and those of the tiles before.
+    pub maxima: &'a mut [f32],
+    /// Sums of each tile's rows.
+    pub sums: &'a mut [f32],
+    /// The rows' gradient.
+    pub share: &'a mut [f32],
+}
+
+/// Fills the tiles of a span, from item block `first` on; with `negatives`, those of the binary loss. `rows` are those of
+/// the problem that `right` has taken in.
+pub fn fill_span(
     problem: &Problem,
+    negatives: Option<&Negatives>,
+    tiling: &Tiling,
     rows: Range<usize>,
-    items: Range<usize>,
-    tile: &mut [f32],
-    maxima: &mut [f32],
-    sums: &mut [f32],
+    right: &Rows,
+    first: usize,
+    span: Span,
 ) {
-    let tile = &mut tile[..rows.len() * items.len()];
-    let bias = &problem.bias[items.clone()];
-    problem.products(&rows, &items, tile);
+    let (d, height, columns) = (problem.width(), tiling.tile_rows(), right.columns());
+    let share = &mut span.share[..rows.len() * d];
+    let tiles = span.tiles.chunks_mut(tiling.tile_len()).zip(span.sums.chunks_mut(height));
+    for (index, (tile, sums)) in tiles.enumerate() {
+        let items = tiling.block_items(first + index);
+        let (tile, sums) = (&mut tile[..items.len() * columns], &mut sums[..columns]);
+        problem.products(right, &items, tile);
+        match negatives {
+            Some(negatives) => gbce::sigmoids(problem, negatives, &rows, &items, tile, sums),
+            None => {
+                let (before, maxima) = span.maxima.split_at_mut(index * height);
+                let (before, maxima) =
+                    (&before[before.len().saturating_sub(height)..], &mut maxima[..columns]);
+                match index {
+                    0 => maxima.fill(f32::NEG_INFINITY),
+                    _ => maxima.copy_from_slice(&before[..columns]),
+                }
+                exponentials(&problem.bias[items.clone()], tile, maxima, sums);
+                rescale(before, maxima, d, share);
+            }
+        }
+        let tile = Matrix::strided(tile, items.len(), rows.len(), columns).t();
+        let into = if index == 0 { Into::Assign } else { Into::Add };
+        let product = MatrixMut::new(share, rows.len(), d);
+        multiply(product, into, 1.0, tile, problem.table_block(&items));
+    }
+}
+
+/// Turns products `[items, columns]` into e^(logit - maximum), with `maxima [columns]` raised first to the largest logit
+/// of their column where that is larger, and writes the sum of each column.
+pub fn exponentials(bias: &[f32], tile: &mut [f32], maxima: &mut [f32], sums: &mut [f32]) {
+    let wide = maxima.len() / STRIP * STRIP;
+    let rest = wide..maxima.len();
     vectorized(
         #[inline(always)]
         || {
-            for ((row, top), total) in tile.chunks_exact_mut(items.len()).zip(maxima).zip(sums) {
-                add_scaled(row, 1.0, bias);
-                *top = max(row);
-                let shift = *top;
-                for x in row.iter_mut() {
-                    *x = exp(*x - shift);
+            exponentials_by_strips::<STRIP>(bias, tile, 0..wide, maxima, sums);
+            exponentials_by_strips::<EVEN_COLUMNS>(bias, tile, rest, maxima, sums);
+        },
+    );
+}
+
+/// `W` columns at a time, so that their maxima and sums stay in registers.
+#[inline(always)]
+fn exponentials_by_strips<const W: usize>(
+    bias: &[f32],
+    tile: &mut [f32],
+    strips: Range<usize>,
+    maxima: &mut [f32],
+    sums: &mut [f32],
+) {
+    let columns = maxima.len();
+    for first in strips.step_by(W) {
+        let (Some(tops), Some(totals)) =
+            (maxima[first..].first_chunk_mut::<W>(), sums[first..].first_chunk_mut::<W>())
+        else {
+            unreachable!("columns are whole strips")
+        };
+        let mut top = *tops;
+        for (row, &bias) in tile[first..].chunks(columns).zip(bias) {
+            for (top, &x) in top.iter_mut().zip(&row[..W]) {
+                *top = larger(*top, x + bias);
+            }
+        }
+        let mut total = [0.0; W];
+        for (row, &bias) in tile[first..].chunks_mut(columns).zip(bias) {
+            for ((x, &top), total) in row[..W].iter_mut().zip(&top).zip(&mut total) {
+                *x = exp_below(*x + bias - top);
+                *total += *x;
+            }
+        }
+        (*tops, *totals) = (top, total);
+    }
+}
+
+/// Makes up for maxima that have risen since they were `before`, in sums `[rows, D]` of what they were taken from;
+/// before the first tile there are none.
+fn rescale(before: &[f32], maxima: &[f32], d: usize, share: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for ((row, &before), &now) in share.chunks_exact_mut(d).zip(before).zip(maxima) {
+                if before < now {
+                    let factor = exp(before - now);
+                    row.iter_mut().for_each(|x| *x *= factor);
                 }
-                *total = sum(row);
             }
         },
     );
@@ -204,20 +337,28 @@ pub fn combine(
     maxima: &mut [f32],
     sums: &[f32],
 ) -> f64 {
+    let (mut tops, mut totals) = ([f32::NEG_INFINITY; TILE_ROWS], [0.0f64; TILE_ROWS]);
+    let (tops, totals) = (&mut tops[..rows.len()], &mut totals[..rows.len()]);
     let mut loss = 0.0;
     vectorized(
         #[inline(always)]
         || {
-            for (local, row) in rows.enumerate() {
-                let entries = (local..maxima.len()).step_by(tile_rows);
-                let top = entries.clone().map(|i| maxima[i]).fold(f32::NEG_INFINITY, f32::max);
-                let mut total = 0.0f64;
-                for i in entries.clone() {
-                    maxima[i] = exp(maxima[i] - top);
-                    total += f64::from(sums[i]) * f64::from(maxima[i]);
+            for maxima in maxima.chunks_exact(tile_rows) {
+                tops.iter_mut().zip(maxima).for_each(|(top, &m)| *top = larger(*top, m));
+            }
+            for (maxima, sums) in maxima.chunks_exact_mut(tile_rows).zip(sums.chunks(tile_rows)) {
+                let entries = maxima.iter_mut().zip(sums).zip(tops.iter().zip(&mut *totals));
+                for ((m, &sum), (&top, total)) in entries {
+                    *m = exp_below(*m - top);
+                    *total += f64::from(sum) * f64::from(*m);
                 }
-                let scale = problem.weight() / total as f32;
-                entries.for_each(|i| maxima[i] *= scale);
+            }
+            for maxima in maxima.chunks_exact_mut(tile_rows) {
+                for (m, &total) in maxima.iter_mut().zip(&*totals) {
+                    *m *= problem.weight() / total as f32;
+                }
+            }
+            for (row, (&top, &total)) in rows.zip(tops.iter().zip(&*totals)) {
                 loss += f64::from(top) + total.ln() - f64::from(problem.target_logit(row));
             }
         },
@@ -243,22 +384,25 @@ pub fn item_gradient(
     }
     for row_block in 0..chunk.row_blocks() {
         let rows = chunk.block_rows(row_block);
-        let (tile, factors) = chunk.tile(row_block, item_block);
-        let tile = &tile[..rows.len() * count];
+        let columns = rows.len().next_multiple_of(EVEN_COLUMNS);
+        let tile = &chunk.tile(row_block, item_block)[..count * columns];
+        let factors = &chunk.factors(row_block, item_block)[..rows.len()];
         weighted.clear();
         weighted.extend_from_slice(&problem.rows[rows.start * d..rows.end * d]);
         vectorized(
             #[inline(always)]
             || {
-                for (row, (h, &factor)) in weighted.chunks_exact_mut(d).zip(factors).enumerate() {
+                for (h, &factor) in weighted.chunks_exact_mut(d).zip(factors) {
                     h.iter_mut().for_each(|x| *x *= factor);
-                    add_scaled(d_bias, factor, &tile[row * count..][..count]);
+                }
+                for (d_bias, item) in d_bias.iter_mut().zip(tile.chunks_exact(columns)) {
+                    *d_bias += dot(&item[..rows.len()], factors);
                 }
             },
         );
         let into = if row_block == 0 { into } else { Into::Add };
         let product = MatrixMut::new(d_table, count, d);
-        let tile = Matrix::new(tile, rows.len(), count).t();
+        let tile = Matrix::strided(tile, count, rows.len(), columns);
         multiply(product, into, 1.0, tile, Matrix::new(weighted, rows.len(), d));
     }
 }
@@ -293,48 +437,34 @@ pub fn subtract_targets(
     );
 }
 
-/// Writes the gradient `d_rows [rows, D]` of `rows`, which lie in one tile of the chunk, with `pulls [P]` at the
-/// targets. `product` is scratch.
+/// Writes the gradient `d_rows [rows, D]` of `rows`, which lie in the chunk, with `pulls [P]` at the targets.
 pub fn row_gradient(
     problem: &Problem,
     pulls: &[f32],
     chunk: &Chunk,
     rows: Range<usize>,
-    product: &mut Vec<f32>,
     d_rows: &mut [f32],
 ) {
-    let d = problem.width();
-    let local = rows.start - chunk.rows.0;
-    let (row_block, first) = (local / chunk.tiling.tile_rows, local % chunk.tiling.tile_rows);
-    product.resize(rows.len() * d, 0.0);
+    let (d, tiling) = (problem.width(), chunk.tiling);
+    let (height, blocks, of_span) = (tiling.tile_rows, tiling.item_blocks(), tiling.span_blocks());
     vectorized(
         #[inline(always)]
         || {
-            for (out, row) in d_rows.chunks_exact_mut(d).zip(rows.clone()) {
-                let target = problem.targets[row] as usize - 1;
-                for (x, &e) in out.iter_mut().zip(&problem.table[target * d..][..d]) {
-                    *x = -pulls[row] * e;
+            for (out, row) in d_rows.chunks_exact_mut(d).zip(rows) {
+                let local = row - chunk.rows.0;
+                let (row_block, local) = (local / height, local % height);
+                out.fill(0.0);
+                for span in 0..tiling.spans() {
+                    let last = ((span + 1) * of_span).min(blocks) - 1;
+                    let factor = chunk.factors(row_block, last)[local];
+                    let share = ((row_block * tiling.spans() + span) * height + local) * d;
+                    add_scaled(out, factor, &chunk.shares[share..share + d]);
                 }
+                let target = problem.targets[row] as usize - 1;
+                add_scaled(out, -pulls[row], &problem.table[target * d..][..d]);
             }
         },
     );
-    for item_block in 0..chunk.tiling.item_blocks() {
-        let items = chunk.tiling.block_items(item_block);
-        let (tile, factors) = chunk.tile(row_block, item_block);
-        let tile = Matrix::new(&tile[first * items.len()..], rows.len(), items.len());
-        let out = MatrixMut::new(product, rows.len(), d);
-        multiply(out, Into::Assign, 1.0, tile, problem.table_block(&items));
-        vectorized(
-            #[inline(always)]
-            || {
-                for ((out, product), &factor) in
-                    d_rows.chunks_exact_mut(d).zip(product.chunks_exact(d)).zip(&factors[first..])
-                {
-                    add_scaled(out, factor, product);
-                }
-            },
-        );
-    }
 }
 
 #[cfg(test)]
@@ -349,7 +479,10 @@ mod tests {
             let tiling = Tiling::new(rows, items);
             let chunk = tiling.chunk_rows.min(rows.next_multiple_of(tiling.tile_rows));
             let padded = tiling.item_blocks() * TILE_ITEMS;
-            assert!(chunk * padded <= MOST_ELEMENTS.max(padded), "{rows} x {items}: {tiling:?}");
+            assert!(
+                chunk * padded <= MOST_ELEMENTS.max(EVEN_COLUMNS * padded),
+                "{rows} x {items}: {tiling:?}"
+            );
             assert_eq!(tiling.chunk_rows % tiling.tile_rows, 0);
             assert_eq!(tiling.block_items(tiling.item_blocks() - 1).end, items);
         }
@@ -367,8 +500,11 @@ mod tests {
             let of_last_tile = of_last - (of_last.div_ceil(height) - 1) * height;
             let tiles = rows.div_ceil(height);
             assert!(of_last_tile + EVEN_ROWS * tiles > height, "{rows} x {items}: {tiling:?}");
-            assert!(height <= TILE_ROWS && tiling.task_rows() <= TASK_ROWS, "{tiling:?}");
-            assert_eq!(height % tiling.task_rows(), 0, "{tiling:?}");
+            assert!(height <= TILE_ROWS && height.is_multiple_of(EVEN_COLUMNS), "{tiling:?}");
+            let (spans, tiles) = (tiling.spans(), tiling.chunk_rows / height);
+            assert!(spans * tiling.span_blocks() >= tiling.item_blocks(), "{tiling:?}");
+            assert!((spans - 1) * tiling.span_blocks() < tiling.item_blocks(), "{tiling:?}");
+            assert!(spans * tiles <= SPANS + tiles, "{tiling:?}");
         }
     }
 }

@@ -54,7 +54,9 @@ fn tile_elements(items: usize, rows: u128, width: u128) -> u128 {
     }
     let padded = items.next_multiple_of(item_softmax::TILE_ITEMS) as u128;
     let all = rows.saturating_add(item_softmax::TILE_ROWS as u128).saturating_mul(padded);
-    all.min((item_softmax::MOST_ELEMENTS as u128).max(padded))
+    let spans = item_softmax::SPANS as u128 * rows.min(item_softmax::TILE_ROWS as u128);
+    let shares = spans.saturating_add(rows.saturating_mul(2)).saturating_mul(width);
+    all.min((item_softmax::MOST_ELEMENTS as u128).max(8 * padded)).saturating_add(shares)
 }
 
 /// Most scores that a thread holds when it ranks.
@@ -68,10 +70,11 @@ mod tests {
 
     #[test]
     fn scores_take_no_more_than_their_budget() {
-        assert_eq!(tile_elements(100, 36, 64), (36 + 192) * 256);
-        assert_eq!(tile_elements(80_000, 1 << 20, 64), 8 << 20);
-        // Whatever the number of items: 16 spans, and the tiles of a sampled loss.
-        assert_eq!(tile_elements(1 << 27, 9, 64), 16 * 9 * 66 + (8 << 20));
+        assert_eq!(tile_elements(100, 36, 64), (36 + 192) * 256 + (48 + 2) * 36 * 64);
+        let shares = (48 * 192 + (2 << 20)) * 64;
+        assert_eq!(tile_elements(80_000, 1 << 20, 64), (8 << 20) + shares);
+        // Whatever the number of items: 16 spans, the rows once more, and the tiles of a sampled loss.
+        assert_eq!(tile_elements(1 << 27, 9, 64), 9 * (16 * 66 + 64) + (8 << 20));
         assert_eq!((score_elements(100), score_elements(1 << 30)), (3200, 1 << 30));
     }
 

@@ -9,9 +9,9 @@
 //! Items are cut into spans, a task each. A span has sums of its own for the rows, which are added up in order.
 
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
-use super::item_softmax::{MOST_ELEMENTS, Problem, TILE_ITEMS, TILE_ROWS, exponentials};
+use super::item_softmax::{MOST_ELEMENTS, Problem, Rows, TILE_ITEMS, TILE_ROWS, exponentials};
 use super::math::exp;
-use super::vector::{add_scaled, larger, vectorized};
+use super::vector::{add_scaled, sum, vectorized};
 use std::ops::Range;
 
 /// Most spans: enough for as many threads.
@@ -29,9 +29,9 @@ pub fn span(items: usize) -> usize {
     items.div_ceil(TILE_ITEMS).div_ceil(SPANS).max(1) * TILE_ITEMS
 }
 
-/// Floats that all spans keep for `rows` rows of `width` channels: their maxima, sums and gradients.
+/// Floats kept for `rows` rows of `width` channels: by all spans their maxima, sums and gradients, and once the rows.
 pub fn kept(rows: u128, width: u128) -> u128 {
-    SPANS as u128 * rows * (width + 2)
+    rows * (SPANS as u128 * (width + 2) + width)
 }
 
 /// A tile, and the maximum and the sum of each of its rows.
@@ -55,29 +55,40 @@ fn pieces(of: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     of.step_by(size).map(move |first| first..(first + size).min(end))
 }
 
-/// Writes the maximum of each row's logits over `items`, and the sum of e^(logit - maximum).
+/// `[P]` cut as `rights` has taken them in, tile by tile.
+fn tiles(rows: usize, rights: &[Rows]) -> impl Iterator<Item = (Range<usize>, &Rows)> {
+    pieces(0..rows, TILE_ROWS).zip(rights)
+}
+
+/// Writes the maximum of each row's logits over `items`, and the sum of e^(logit - maximum). `rights` are all rows,
+/// [`TILE_ROWS`] each.
 pub fn statistics(
     problem: &Problem,
+    rights: &[Rows],
     items: Range<usize>,
     scratch: &mut Scratch,
     maxima: &mut [f32],
     sums: &mut [f32],
 ) {
     scratch.resize();
-    let Scratch { tile, maxima: tops, sums: totals } = scratch;
     maxima.fill(f32::NEG_INFINITY);
     sums.fill(0.0);
     for items in pieces(items, TILE_ITEMS) {
-        for rows in pieces(0..maxima.len(), TILE_ROWS) {
-            exponentials(problem, rows.clone(), items.clone(), tile, tops, totals);
+        for (rows, right) in tiles(maxima.len(), rights) {
+            let columns = right.columns();
+            let tile = &mut scratch.tile[..items.len() * columns];
+            let (tops, totals) = (&mut scratch.maxima[..columns], &mut scratch.sums[..columns]);
+            tops.fill(f32::NEG_INFINITY);
+            tops[..rows.len()].copy_from_slice(&maxima[rows.clone()]);
+            problem.products(right, &items, tile);
+            exponentials(&problem.bias[items.clone()], tile, tops, totals);
             vectorized(
                 #[inline(always)]
                 || {
                     let of_rows = maxima[rows.clone()].iter_mut().zip(&mut sums[rows]);
                     for ((maximum, sum), (&top, &total)) in of_rows.zip(tops.iter().zip(&*totals)) {
-                        let higher = larger(*maximum, top);
-                        *sum = *sum * exp(*maximum - higher) + total * exp(top - higher);
-                        *maximum = higher;
+                        *sum = *sum * exp(*maximum - top) + total;
+                        *maximum = top;
                     }
                 },
             );
@@ -107,8 +118,10 @@ pub fn combine(problem: &Problem, maxima: &[f32], sums: &[f32], log_sums: &mut [
 
 /// Writes a span's gradients `d_table [items, D]` and `d_bias [items]`, and its share `d_rows [P, D]` of that of the
 /// rows, targets not yet subtracted.
+#[expect(clippy::too_many_arguments, reason = "one argument a tensor")]
 pub fn gradients(
     problem: &Problem,
+    rights: &[Rows],
     log_sums: &[f32],
     items: Range<usize>,
     scratch: &mut Scratch,
@@ -124,28 +137,23 @@ pub fn gradients(
         let d_bias = &mut d_bias[own.clone()];
         let (mut into_table, into_rows) =
             (Into::Assign, if own.start == 0 { Into::Assign } else { Into::Add });
-        for rows in pieces(0..log_sums.len(), TILE_ROWS) {
-            let tile = &mut scratch.tile[..rows.len() * items.len()];
-            problem.products(&rows, &items, tile);
-            probabilities(
-                &problem.bias[items.clone()],
-                &log_sums[rows.clone()],
-                weight,
-                tile,
-                d_bias,
-            );
-            let tile = Matrix::new(tile, rows.len(), items.len());
+        for (rows, right) in tiles(log_sums.len(), rights) {
+            let tile = &mut scratch.tile[..items.len() * right.columns()];
+            problem.products(right, &items, tile);
+            let (bias, log_sums) = (&problem.bias[items.clone()], &log_sums[rows.clone()]);
+            probabilities(bias, log_sums, weight, tile, d_bias);
+            let tile = Matrix::strided(tile, items.len(), rows.len(), right.columns());
             let h = Matrix::new(&problem.rows[rows.start * d..rows.end * d], rows.len(), d);
             let out = MatrixMut::new(&mut d_table[own.start * d..own.end * d], items.len(), d);
-            multiply(out, into_table, weight, tile.t(), h);
+            multiply(out, into_table, weight, tile, h);
             let out = MatrixMut::new(&mut d_rows[rows.start * d..rows.end * d], rows.len(), d);
-            multiply(out, into_rows, weight, tile, problem.table_block(&items));
+            multiply(out, into_rows, weight, tile.t(), problem.table_block(&items));
             into_table = Into::Add;
         }
     }
 }
 
-/// Turns products into probabilities and adds their column sums, weighted, to `d_bias`.
+/// Turns products `[items, columns]` into the rows' probabilities and adds the items' sums of them, weighted, to `d_bias`.
 fn probabilities(
     bias: &[f32],
     log_sums: &[f32],
@@ -153,14 +161,16 @@ fn probabilities(
     tile: &mut [f32],
     d_bias: &mut [f32],
 ) {
+    let columns = tile.len() / bias.len();
     vectorized(
         #[inline(always)]
         || {
-            for (row, &log_sum) in tile.chunks_exact_mut(bias.len()).zip(log_sums) {
-                for (x, &bias) in row.iter_mut().zip(bias) {
+            for ((item, &bias), d_bias) in tile.chunks_exact_mut(columns).zip(bias).zip(d_bias) {
+                let item = &mut item[..log_sums.len()];
+                for (x, &log_sum) in item.iter_mut().zip(log_sums) {
                     *x = exp(*x + bias - log_sum);
                 }
-                add_scaled(d_bias, weight, row);
+                *d_bias += weight * sum(item);
             }
         },
     );

@@ -2,11 +2,8 @@
 
 use crate::util::cuda::{Gpu, SPARE, count};
 use crate::util::fixture::{Case, Results, hold, hold_bf16, hold_taken, segments};
-use b4r::cpu::gemm::Into;
-use b4r::cpu::item_softmax::{
-    Chunk, Problem, TILE_ITEMS, Tiling, combine, exponentials, item_gradient, row_gradient,
-    subtract_targets,
-};
+use b4r::cpu::engine::ItemSoftmax;
+use b4r::cpu::item_softmax::{Problem, TILE_ITEMS, Tiling};
 use b4r::cuda::item_loss::{self, Scratch};
 use b4r::cuda::item_softmax as on_gpu;
 use b4r::cuda::memory::Storage;
@@ -19,7 +16,7 @@ struct Parameters {
     items: usize,
 }
 
-/// The operation as a single thread runs it, in the engine's own chunks or in chunks of one tile's rows.
+/// In the engine's own chunks or in chunks of one tile's rows.
 fn cpu(case: &Case<Parameters>, small_chunks: bool) -> Results {
     let (rows, table, bias) = (case.input("rows"), case.input("table"), case.input("bias"));
     let [p, d] = *case.shape("rows") else { panic!("rows is a matrix") };
@@ -30,88 +27,22 @@ fn cpu(case: &Case<Parameters>, small_chunks: bool) -> Results {
         table: &table[d..(items + 1) * d],
         bias: &bias[1..],
     };
-    let pulls = vec![problem.weight(); p];
     let mut tiling = Tiling::new(p, items);
     if small_chunks {
         tiling.chunk_rows = tiling.tile_rows();
     }
-    let (mut d_rows, mut d_table, mut d_bias) =
-        (vec![f32::NAN; p * d], case.zeros("table"), case.zeros("bias"));
+    let (mut d_table, mut d_bias) = (case.zeros("table"), case.zeros("bias"));
     let (d_items, d_item_bias) = (&mut d_table[d..(items + 1) * d], &mut d_bias[1..]);
-    let mut loss = 0.0;
-    for start in (0..p).step_by(tiling.chunk_rows) {
-        let end = (start + tiling.chunk_rows).min(p);
-        let mut memory = ChunkMemory::new(&tiling, end - start);
-        loss += fill(&problem, tiling, start..end, &mut memory);
-        let chunk = memory.chunk(tiling, (start, end));
-        for block in 0..tiling.item_blocks() {
-            let range = tiling.block_items(block);
-            let into = if start == 0 { Into::Assign } else { Into::Add };
-            let d_table = &mut d_items[range.start * d..range.end * d];
-            let d_bias = &mut d_item_bias[range];
-            item_gradient(&problem, &chunk, block, into, &mut Vec::new(), d_table, d_bias);
-        }
-        let d_chunk = &mut d_rows[start * d..end * d];
-        for (task, d_rows) in d_chunk.chunks_mut(tiling.task_rows() * d).enumerate() {
-            let first = start + task * tiling.task_rows();
-            let rows = first..first + d_rows.len() / d;
-            row_gradient(&problem, &pulls, &chunk, rows, &mut Vec::new(), d_rows);
-        }
-    }
-    let targets = segments(problem.targets);
-    subtract_targets(&problem, &pulls, &targets, 0..items, d_items, d_item_bias);
+    // What an earlier step left must not matter.
+    d_items.fill(f32::NAN);
+    d_item_bias.fill(f32::NAN);
+    let (targets, mut softmax) = (segments(problem.targets), ItemSoftmax::default());
+    let loss = softmax.run_tiled(&problem, None, tiling, &targets, d_items, d_item_bias);
     Results::default()
-        .out("loss", [(loss / p as f64) as f32])
-        .grad("rows", d_rows)
+        .out("loss", [loss as f32])
+        .grad("rows", softmax.d_rows)
         .grad("table", d_table)
         .grad("bias", d_bias)
-}
-
-struct ChunkMemory {
-    tiles: Vec<f32>,
-    factors: Vec<f32>,
-    sums: Vec<f32>,
-}
-
-impl ChunkMemory {
-    fn new(tiling: &Tiling, rows: usize) -> Self {
-        let tiles = rows.div_ceil(tiling.tile_rows()) * tiling.item_blocks();
-        ChunkMemory {
-            tiles: vec![f32::NAN; tiles * tiling.tile_len()],
-            factors: vec![f32::NAN; tiles * tiling.tile_rows()],
-            sums: vec![f32::NAN; tiles * tiling.tile_rows()],
-        }
-    }
-
-    fn chunk(&self, tiling: Tiling, rows: (usize, usize)) -> Chunk<'_> {
-        Chunk { tiling, rows, tiles: &self.tiles, factors: &self.factors }
-    }
-}
-
-/// Fills a chunk's tiles and returns the sum of its losses.
-fn fill(
-    problem: &Problem,
-    tiling: Tiling,
-    rows: std::ops::Range<usize>,
-    memory: &mut ChunkMemory,
-) -> f64 {
-    let (step, blocks) = (tiling.tile_rows(), tiling.item_blocks());
-    let mut loss = 0.0;
-    for (index, start) in rows.clone().step_by(step).enumerate() {
-        let block = start..(start + step).min(rows.end);
-        for item_block in 0..blocks {
-            let number = index * blocks + item_block;
-            let tile = &mut memory.tiles[number * tiling.tile_len()..][..tiling.tile_len()];
-            let maxima = &mut memory.factors[number * step..][..step];
-            let sums = &mut memory.sums[number * step..][..step];
-            let items = tiling.block_items(item_block);
-            exponentials(problem, block.clone(), items, tile, maxima, sums);
-        }
-        let maxima = &mut memory.factors[index * blocks * step..][..blocks * step];
-        let sums = &memory.sums[index * blocks * step..][..blocks * step];
-        loss += combine(problem, step, block, maxima, sums);
-    }
-    loss
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::batch::Segments;
 use crate::cpu::gbce::{self, Negatives};
 use crate::cpu::gemm::Into;
-use crate::cpu::item_softmax::{self, Chunk, Problem, TILE_ITEMS, Tiling};
+use crate::cpu::item_softmax::{self, Chunk, Problem, Rows, Span, TILE_ITEMS, TILE_ROWS, Tiling};
 use crate::cpu::streamed_softmax;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -17,9 +17,14 @@ const ROWS_A_TASK: usize = 64;
 pub struct ItemSoftmax {
     /// `[P, D]` gradient of the head's outputs.
     pub d_rows: Vec<f32>,
+    /// The rows, tile by tile, as right operands of products.
+    rights: Vec<Rows>,
     tiles: Vec<f32>,
+    /// Maxima, then factors.
     factors: Vec<f32>,
     sums: Vec<f32>,
+    /// Shares of the rows' gradient by spans of items.
+    shares: Vec<f32>,
     /// `[P]` how much each row pulls at its target.
     pulls: Vec<f32>,
     /// `[P]` log-sum-exp of each row, where tiles are not kept.
@@ -53,7 +58,10 @@ impl ItemSoftmax {
         let (rows, d) = (problem.targets.len(), problem.width());
         let span = streamed_softmax::span(problem.items());
         let spans = problem.items().div_ceil(span);
-        let ItemSoftmax { d_rows, tiles: shares, factors: maxima, sums, pulls, log_sums } = self;
+        let ItemSoftmax { d_rows, rights, shares, factors: maxima, sums, pulls, log_sums, .. } =
+            self;
+        take_in(rights, problem.rows, TILE_ROWS, d);
+        let rights = &rights[..];
         pulls.clear();
         pulls.resize(rows, problem.weight());
         for (buffer, len) in [
@@ -70,7 +78,8 @@ impl ItemSoftmax {
         statistics.with_max_len(1).for_each_init(
             Default::default,
             |scratch, (number, (maxima, sums))| {
-                streamed_softmax::statistics(problem, items(number), scratch, maxima, sums);
+                let items = items(number);
+                streamed_softmax::statistics(problem, rights, items, scratch, maxima, sums);
             },
         );
         let loss = streamed_softmax::combine(problem, maxima, sums, log_sums);
@@ -82,7 +91,7 @@ impl ItemSoftmax {
                 let (items, log_sums) = (items(number), &log_sums[..]);
                 let range = items.clone();
                 streamed_softmax::gradients(
-                    problem, log_sums, range, scratch, d_table, d_bias, share,
+                    problem, rights, log_sums, range, scratch, d_table, d_bias, share,
                 );
                 item_softmax::subtract_targets(problem, pulls, targets, items, d_table, d_bias);
             },
@@ -104,8 +113,21 @@ impl ItemSoftmax {
         d_table: &mut [f32],
         d_bias: &mut [f32],
     ) -> f64 {
+        let tiling = Tiling::new(problem.targets.len(), problem.items());
+        self.run_tiled(problem, negatives, tiling, targets, d_table, d_bias)
+    }
+
+    /// The same, cut by a tiling that may have fewer rows in a chunk.
+    pub fn run_tiled(
+        &mut self,
+        problem: &Problem,
+        negatives: Option<&Negatives>,
+        tiling: Tiling,
+        targets: &Segments,
+        d_table: &mut [f32],
+        d_bias: &mut [f32],
+    ) -> f64 {
         let (rows, d) = (problem.targets.len(), problem.width());
-        let tiling = Tiling::new(rows, problem.items());
         let mut d_rows = std::mem::take(&mut self.d_rows);
         d_rows.resize(rows * d, 0.0);
         let mut pulls = std::mem::take(&mut self.pulls);
@@ -135,46 +157,62 @@ impl ItemSoftmax {
         rows: Range<usize>,
         pulls: &mut [f32],
     ) -> (Chunk<'_>, f64) {
-        let ItemSoftmax { tiles, factors, sums, .. } = self;
-        let (tile_rows, blocks) = (tiling.tile_rows(), tiling.item_blocks());
-        let count = rows.len().div_ceil(tile_rows) * blocks;
+        let ItemSoftmax { rights, tiles, factors, sums, shares, .. } = self;
+        let (d, height, blocks) = (problem.width(), tiling.tile_rows(), tiling.item_blocks());
+        take_in(rights, &problem.rows[rows.start * d..rows.end * d], height, d);
+        let count = rights.len() * blocks;
         tiles.resize(count * tiling.tile_len(), 0.0);
-        factors.resize(count * tile_rows, 0.0);
-        sums.resize(count * tile_rows, 0.0);
+        factors.resize(count * height, 0.0);
+        sums.resize(count * height, 0.0);
+        shares.resize(rights.len() * tiling.spans() * height * d, 0.0);
         let block_rows = |block: usize| {
-            let start = rows.start + block * tile_rows;
-            start..(start + tile_rows).min(rows.end)
+            let start = rows.start + block * height;
+            start..(start + height).min(rows.end)
         };
-        tiles
-            .par_chunks_mut(tiling.tile_len())
-            .zip(factors.par_chunks_mut(tile_rows).zip(sums.par_chunks_mut(tile_rows)))
-            .enumerate()
-            .for_each(|(number, (tile, (maxima, sums)))| {
-                let items = tiling.block_items(number % blocks);
-                let rows = block_rows(number / blocks);
-                match negatives {
-                    None => item_softmax::exponentials(problem, rows, items, tile, maxima, sums),
-                    Some(negatives) => gbce::sigmoids(problem, negatives, rows, items, tile, sums),
-                }
-            });
+        let of_span = tiling.span_blocks();
+        let mut spans = Vec::with_capacity(rights.len() * tiling.spans());
+        let row_blocks = tiles
+            .chunks_mut(blocks * tiling.tile_len())
+            .zip(factors.chunks_mut(blocks * height).zip(sums.chunks_mut(blocks * height)))
+            .zip(shares.chunks_mut(tiling.spans() * height * d));
+        for (block, ((tiles, (maxima, sums)), shares)) in row_blocks.enumerate() {
+            let spans_of_block = tiles
+                .chunks_mut(of_span * tiling.tile_len())
+                .zip(maxima.chunks_mut(of_span * height).zip(sums.chunks_mut(of_span * height)))
+                .zip(shares.chunks_mut(height * d));
+            for (number, ((tiles, (maxima, sums)), share)) in spans_of_block.enumerate() {
+                spans.push((block, number * of_span, Span { tiles, maxima, sums, share }));
+            }
+        }
+        spans.into_par_iter().with_max_len(1).for_each(|(block, first, span)| {
+            let (rows, right) = (block_rows(block), &rights[block]);
+            item_softmax::fill_span(problem, negatives, &tiling, rows, right, first, span);
+        });
         let losses: Vec<f64> = factors
-            .par_chunks_mut(blocks * tile_rows)
-            .zip(sums.par_chunks(blocks * tile_rows))
-            .zip(pulls.par_chunks_mut(tile_rows))
+            .par_chunks_mut(blocks * height)
+            .zip(sums.par_chunks(blocks * height))
+            .zip(pulls.par_chunks_mut(height))
             .enumerate()
             .map(|(block, ((factors, sums), pulls))| {
                 let rows = block_rows(block);
                 match negatives {
-                    None => item_softmax::combine(problem, tile_rows, rows, factors, sums),
+                    None => item_softmax::combine(problem, height, rows, factors, sums),
                     Some(negatives) => {
-                        gbce::combine(problem, negatives, tile_rows, rows, factors, sums, pulls)
+                        gbce::combine(problem, negatives, height, rows, factors, sums, pulls)
                     }
                 }
             })
             .collect();
-        let chunk = Chunk { tiling, rows: (rows.start, rows.end), tiles, factors };
+        let chunk = Chunk { tiling, rows: (rows.start, rows.end), tiles, factors, shares };
         (chunk, losses.iter().sum())
     }
+}
+
+/// Makes right operands of `rows [rows, D]`, `height` of them each.
+fn take_in(rights: &mut Vec<Rows>, rows: &[f32], height: usize, d: usize) {
+    rights.resize_with(rows.len().div_ceil(height * d), Rows::default);
+    let pairs = rights.par_iter_mut().zip(rows.par_chunks(height * d));
+    pairs.for_each(|(right, rows)| right.fill(rows, d));
 }
 
 fn item_gradients(
@@ -212,13 +250,10 @@ fn subtract_targets(
 }
 
 fn row_gradients(problem: &Problem, pulls: &[f32], chunk: &Chunk, d_rows: &mut [f32]) {
-    let (task_rows, d) = (chunk.tiling.task_rows(), problem.width());
-    d_rows.par_chunks_mut(task_rows * d).enumerate().for_each_init(
-        Vec::new,
-        |product, (task, d_rows)| {
-            let first = chunk.rows.0 + task * task_rows;
-            let rows = first..first + d_rows.len() / d;
-            item_softmax::row_gradient(problem, pulls, chunk, rows, product, d_rows);
-        },
-    );
+    let d = problem.width();
+    d_rows.par_chunks_mut(ROWS_A_TASK * d).enumerate().for_each(|(task, d_rows)| {
+        let first = chunk.rows.0 + task * ROWS_A_TASK;
+        let rows = first..first + d_rows.len() / d;
+        item_softmax::row_gradient(problem, pulls, chunk, rows, d_rows);
+    });
 }
