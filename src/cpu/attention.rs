@@ -216,7 +216,7 @@ pub fn forward(
 }
 
 #[inline(always)]
-fn softmax(row: &mut [f32]) {
+pub(super) fn softmax(row: &mut [f32]) {
     let top = max(row);
     for x in row.iter_mut() {
         *x = exp(*x - top);

@@ -19,7 +19,7 @@ use crate::model::engine::{Engine, State, Step, StepOutcome, not_finite};
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
-use lanes::{LaneMemory, Lanes, Network, Working};
+use lanes::{LaneMemory, Lanes, Network, Purpose, Working};
 use rayon::prelude::*;
 use sampled::SampledLoss;
 use std::borrow::Cow;
@@ -118,7 +118,7 @@ impl CpuEngine {
     /// Loss and, in [`Self::gradient`], the gradients of all weights; weights are left as they are.
     /// Dropout is on where `randomness` gives it an address, which is that of the sample too if the loss draws one.
     pub fn loss_and_gradient(&mut self, batch: &Batch, randomness: Option<Randomness>) -> f64 {
-        self.forward(batch, randomness);
+        self.forward(batch, Purpose::Learn(randomness));
         let loss = self.item_loss(batch, randomness);
         self.backward(batch, randomness);
         self.reduce_dense();
@@ -126,10 +126,10 @@ impl CpuEngine {
         loss
     }
 
-    fn forward(&mut self, batch: &Batch, randomness: Option<Randomness>) {
+    fn forward(&mut self, batch: &Batch, purpose: Purpose) {
         let CpuEngine { model, table, state, lanes, pool, .. } = self;
         let network = Network { model, table, parameters: &state.parameters };
-        lanes.forward(pool, network, batch, randomness);
+        lanes.forward(pool, network, batch, purpose);
     }
 
     fn backward(&mut self, batch: &Batch, randomness: Option<Randomness>) {
@@ -152,7 +152,8 @@ impl CpuEngine {
                 let LaneMemory { piece, activations, dense: gradient } = lane;
                 gradient.clear();
                 gradient.resize(dense, 0.0);
-                let view = View { model, table, parameters, batch, piece, randomness };
+                let answers = false;
+                let view = View { model, table, parameters, batch, piece, randomness, answers };
                 working.lend(Working::default, |Working { gradients, scratch }| {
                     let d_rows = &d_rows[piece.rows.start * d..piece.rows.end * d];
                     gradients.head.clear();
@@ -305,7 +306,7 @@ impl CpuEngine {
 
     /// The rows of a batch, through the network, and the items to score them with.
     fn scored(&mut self, batch: &Batch) -> Problem<'_> {
-        self.forward(batch, None);
+        self.forward(batch, Purpose::Answer);
         let (rows, parameters) = (&self.lanes.head_rows, &self.state.parameters);
         problem(&self.table, parameters, rows, &[], self.items, self.model.hidden_size)
     }

@@ -125,6 +125,8 @@ pub struct View<'a> {
     pub piece: &'a Piece,
     /// Dropout's address; `None` where nothing is dropped.
     pub randomness: Option<Randomness>,
+    /// Whether only the head's output is wanted, and no backward pass follows.
+    pub answers: bool,
 }
 
 impl<'a> View<'a> {
@@ -141,6 +143,11 @@ impl<'a> View<'a> {
     /// `Tq` of `layer`.
     pub fn query_count(&self, layer: usize) -> usize {
         self.rows(layer).count(self.token_count())
+    }
+
+    /// Whether attention of `layer` does without keys and values.
+    pub fn absorbs(&self, layer: usize) -> bool {
+        self.answers && self.is_last(layer)
     }
 
     fn is_last(&self, layer: usize) -> bool {

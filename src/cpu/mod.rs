@@ -5,6 +5,7 @@
 //! time through all layers, so that a layer's activations stay in its cache. The cut depends on the batch
 //! alone and every reduction over lanes runs in a fixed order: results do not depend on the thread count.
 
+pub mod absorbed_attention;
 pub mod adamw;
 pub mod attention;
 pub mod dropout;

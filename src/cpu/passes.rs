@@ -6,7 +6,7 @@ use super::layernorm::{self, Norm, NormGradient};
 use super::linear::LinearGradient;
 use super::projection::{self, NormSaved, Residual};
 use super::vector::{add_scaled, vectorized};
-use super::{attention, dropout, embedding, ffn, head, qkv};
+use super::{absorbed_attention, attention, dropout, embedding, ffn, head, qkv};
 use crate::model::activations::{
     ActivationGradients, EmbeddingActivations, HeadActivations, LayerActivations, NormActivations,
 };
@@ -20,6 +20,7 @@ pub struct Scratch {
     linear: Vec<f32>,
     normed: Vec<f32>,
     attention: attention::Scratch,
+    absorbed_attention: absorbed_attention::Scratch,
     ffn: ffn::Scratch,
 }
 
@@ -130,9 +131,21 @@ impl Operations for Lane<'_> {
         } else {
             input
         };
+        let (query, key_value) = (&view.linear(&params.query), &view.linear(&params.key_value));
+        if view.absorbs(layer) {
+            absorbed_attention::forward(
+                &view.sequences(layer),
+                query,
+                key_value,
+                input,
+                &mut self.scratch.absorbed_attention,
+                sized(&mut kept.context, view.query_count(layer) * d),
+            );
+            return;
+        }
         qkv::forward(
-            &view.linear(&params.query),
-            &view.linear(&params.key_value),
+            query,
+            key_value,
             view.rows(layer),
             input,
             &mut self.scratch.gathered,
@@ -143,6 +156,10 @@ impl Operations for Lane<'_> {
 
     fn attention(&mut self, layer: usize, kept: &mut LayerActivations<Vec<f32>>) {
         let view = self.view;
+        if view.absorbs(layer) {
+            // `qkv` has written the context.
+            return;
+        }
         let sequences = view.sequences(layer);
         attention::forward(
             &sequences,

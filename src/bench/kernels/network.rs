@@ -205,7 +205,8 @@ fn pass(
 ) {
     let Memory { piece, activations, gradients, dense, d_tokens, scratch, clock } = memory;
     let randomness = Some(Randomness { seed: 1, step: 1 });
-    let view = View { model, table, parameters, batch, piece, randomness };
+    let answers = false;
+    let view = View { model, table, parameters, batch, piece, randomness, answers };
     let mut lane = TimedLane { lane: Lane { view, gradient: dense, d_tokens, scratch }, clock };
     forward(&mut lane, activations);
     // What the item softmax would have left there: any numbers of that size.

@@ -34,6 +34,15 @@ pub struct Network<'a> {
     pub parameters: &'a [f32],
 }
 
+/// What a forward pass is for.
+#[derive(Clone, Copy)]
+pub enum Purpose {
+    /// A backward pass, with dropout where it has an address.
+    Learn(Option<Randomness>),
+    /// The head's outputs.
+    Answer,
+}
+
 /// What a lane keeps from the forward to the backward pass, in buffers that the next batch uses again.
 pub struct LaneMemory {
     /// Its share of the batch.
@@ -94,15 +103,18 @@ impl Lanes {
     }
 
     /// Cuts the batch into lanes of about as many tokens each, and leaves the head's outputs in `head_rows`.
-    /// Dropout is on where `randomness` gives it an address.
     pub fn forward(
         &mut self,
         pool: &rayon::ThreadPool,
         network: Network<'_>,
         batch: &Batch,
-        randomness: Option<Randomness>,
+        purpose: Purpose,
     ) {
         self.assign(batch);
+        let (randomness, answers) = match purpose {
+            Purpose::Learn(randomness) => (randomness, false),
+            Purpose::Answer => (None, true),
+        };
         let Network { model, table, parameters } = network;
         let Lanes { all, working, .. } = self;
         pool.install(|| {
@@ -111,7 +123,7 @@ impl Lanes {
                 if piece.sequences.is_empty() {
                     return;
                 }
-                let view = View { model, table, parameters, batch, piece, randomness };
+                let view = View { model, table, parameters, batch, piece, randomness, answers };
                 working.lend(Working::default, |Working { scratch, .. }| {
                     let mut lane = Lane { view, gradient: &mut [], d_tokens: &mut [], scratch };
                     forward(&mut lane, activations);

@@ -1,7 +1,7 @@
 //! The model for answering only: weights, and no gradients or moments.
 
 use super::idle::Idle;
-use super::lanes::{Lanes, Network};
+use super::lanes::{Lanes, Network, Purpose};
 use super::{bias_rows, item_rows, thread_pool};
 use crate::Result;
 use crate::batch::Batch;
@@ -217,7 +217,7 @@ impl Scorer {
         self.idle.lend(
             || Lanes::new(self.model.n_layers),
             |lanes| {
-                lanes.forward(&self.pool, network, batch, None);
+                lanes.forward(&self.pool, network, batch, Purpose::Answer);
                 use_rows(&lanes.head_rows)
             },
         )
