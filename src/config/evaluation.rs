@@ -276,7 +276,7 @@ impl Default for EvalConfig {
             topk: vec![5, 10, 20],
             valid_metric: (Metric::Ndcg, 10),
             tail_ratio: 0.1,
-            batch_size: 256,
+            batch_size: 1024,
         }
     }
 }

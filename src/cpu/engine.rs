@@ -154,13 +154,16 @@ impl CpuEngine {
                 gradient.resize(dense, 0.0);
                 let answers = false;
                 let view = View { model, table, parameters, batch, piece, randomness, answers };
-                working.lend(Working::default, |Working { gradients, scratch }| {
-                    let d_rows = &d_rows[piece.rows.start * d..piece.rows.end * d];
-                    gradients.head.clear();
-                    gradients.head.extend_from_slice(d_rows);
-                    let mut lane = Lane { view, gradient, d_tokens, scratch };
-                    backward(&mut lane, activations, gradients);
-                });
+                working.lend(
+                    || Working::new(model.n_layers),
+                    |Working { gradients, scratch, .. }| {
+                        let d_rows = &d_rows[piece.rows.start * d..piece.rows.end * d];
+                        gradients.head.clear();
+                        gradients.head.extend_from_slice(d_rows);
+                        let mut lane = Lane { view, gradient, d_tokens, scratch };
+                        backward(&mut lane, activations, gradients);
+                    },
+                );
             });
         });
     }

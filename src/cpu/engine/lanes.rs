@@ -10,17 +10,24 @@ use crate::model::forward::forward;
 use crate::model::params::ParameterTable;
 use rayon::prelude::*;
 
-/// Most lanes a batch is cut into: enough for as many threads.
+/// Most lanes a batch is cut into to learn from it: enough for as many threads.
 pub const LANES: usize = 16;
 /// Fewest. Every lane packs all weights and has a gradient of its own, so a small batch is cut less often.
 const FEWEST_LANES: usize = 8;
+/// Most lanes of a batch that is only answered, for which nothing is kept by lane.
+const MOST_LANES: usize = 64;
 /// Tokens that a lane should have before a batch is cut into more than the fewest.
 const LANE_TOKENS: usize = 512;
 
-/// Lanes of a batch; depends on the batch alone, so that results do not depend on threads. A power of two, so
-/// that two, four or eight threads get equal shares.
-fn lane_count(tokens: usize) -> usize {
+/// Lanes of a batch to learn from; depends on the batch alone, so that results do not depend on threads. A power of two,
+/// so that two, four or eight threads get equal shares.
+fn learning_lanes(tokens: usize) -> usize {
     if tokens >= LANES * LANE_TOKENS { LANES } else { FEWEST_LANES }
+}
+
+/// Lanes of a batch to answer: many, so that threads end together.
+fn answering_lanes(tokens: usize) -> usize {
+    (tokens / LANE_TOKENS).clamp(FEWEST_LANES, MOST_LANES)
 }
 
 /// What the network computes with.
@@ -54,24 +61,32 @@ pub struct LaneMemory {
 }
 
 /// What a thread needs while it takes a lane through a pass: buffers, never values.
-#[derive(Default)]
 pub struct Working {
+    /// What the forward pass has beside its output where nothing is kept of it.
+    activations: Activations<Vec<f32>>,
     /// Gradients on their way down; empty until there is a backward pass.
     pub gradients: ActivationGradients<Vec<f32>>,
     /// Temporary buffers.
     pub scratch: Scratch,
 }
 
+fn activations(layers: usize) -> Activations<Vec<f32>> {
+    let layers = (0..layers).map(|_| LayerActivations::default()).collect();
+    Activations { layers, ..Activations::default() }
+}
+
 impl LaneMemory {
     fn new(layers: usize) -> Self {
-        LaneMemory {
-            piece: Piece::default(),
-            activations: Activations {
-                layers: (0..layers).map(|_| LayerActivations::default()).collect(),
-                ..Activations::default()
-            },
-            dense: Vec::new(),
-        }
+        let activations = activations(layers);
+        LaneMemory { piece: Piece::default(), activations, dense: Vec::new() }
+    }
+}
+
+impl Working {
+    /// Empty buffers for a network of `layers` layers.
+    pub fn new(layers: usize) -> Self {
+        let (gradients, scratch) = Default::default();
+        Working { activations: activations(layers), gradients, scratch }
     }
 }
 
@@ -87,7 +102,7 @@ pub struct Lanes {
 impl Lanes {
     /// Empty buffers for a network of `layers` layers.
     pub fn new(layers: usize) -> Self {
-        let all = (0..LANES).map(|_| LaneMemory::new(layers)).collect();
+        let all = (0..MOST_LANES).map(|_| LaneMemory::new(layers)).collect();
         Lanes { all, working: Idle::default(), head_rows: Vec::new() }
     }
 
@@ -110,37 +125,42 @@ impl Lanes {
         batch: &Batch,
         purpose: Purpose,
     ) {
-        self.assign(batch);
         let (randomness, answers) = match purpose {
             Purpose::Learn(randomness) => (randomness, false),
             Purpose::Answer => (None, true),
         };
+        let lanes = if answers { answering_lanes } else { learning_lanes };
+        self.assign(batch, lanes(batch.token_count()));
         let Network { model, table, parameters } = network;
-        let Lanes { all, working, .. } = self;
+        let Lanes { all, working, head_rows } = self;
+        head_rows.resize(batch.row_count() * model.hidden_size, 0.0);
+        let mut rest = &mut head_rows[..];
+        let mut work = Vec::with_capacity(all.len());
+        for lane in all.iter_mut().filter(|lane| !lane.piece.sequences.is_empty()) {
+            let (output, tail) = rest.split_at_mut(lane.piece.rows.len() * model.hidden_size);
+            rest = tail;
+            work.push((lane, output));
+        }
+        let working = &*working;
         pool.install(|| {
-            all.par_iter_mut().with_max_len(1).for_each(|lane| {
+            work.into_par_iter().with_max_len(1).for_each(|(lane, output)| {
                 let LaneMemory { piece, activations, .. } = lane;
-                if piece.sequences.is_empty() {
-                    return;
-                }
                 let view = View { model, table, parameters, batch, piece, randomness, answers };
-                working.lend(Working::default, |Working { scratch, .. }| {
-                    let mut lane = Lane { view, gradient: &mut [], d_tokens: &mut [], scratch };
-                    forward(&mut lane, activations);
+                let new = || Working::new(model.n_layers);
+                working.lend(new, |Working { scratch, activations: unkept, .. }| {
+                    let kept = if answers { unkept } else { activations };
+                    forward(
+                        &mut Lane { view, gradient: &mut [], d_tokens: &mut [], scratch },
+                        kept,
+                    );
+                    output.copy_from_slice(&kept.head.output);
                 });
             });
         });
-        let mut head_rows = std::mem::take(&mut self.head_rows);
-        head_rows.clear();
-        for lane in self.busy() {
-            head_rows.extend_from_slice(&lane.activations.head.output);
-        }
-        self.head_rows = head_rows;
     }
 
-    fn assign(&mut self, batch: &Batch) {
+    fn assign(&mut self, batch: &Batch, lanes: usize) {
         let total = batch.token_count().max(1);
-        let lanes = lane_count(total);
         let middle = |sequence: usize| {
             (batch.cu_seqlens[sequence] as usize + batch.cu_seqlens[sequence + 1] as usize) / 2
         };
