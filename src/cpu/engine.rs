@@ -346,7 +346,7 @@ impl Engine for CpuEngine {
     }
 
     fn score(&mut self, batch: &Batch, items: &[&[u32]]) -> Result<Vec<f32>> {
-        Ok(self.within(|engine| scorer::scores_of_lists(&engine.scored(batch), items)).concat())
+        Ok(self.within(|engine| scorer::scores_of_lists(&engine.scored(batch), items)))
     }
 
     fn top_k(&mut self, batch: &Batch, seen: &[&[u32]], k: usize) -> Result<Vec<Vec<u32>>> {

@@ -16,7 +16,6 @@ use crate::data::{EvalRow, Sequences};
 use crate::model::engine::Ranker;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ranking::{Scored, UserList, order};
-use std::cmp::Ordering;
 use std::fmt;
 
 /// Most tokens of a batch: more only take memory.
@@ -153,7 +152,7 @@ fn rank_sampled(
         seen.iter().for_each(|&item| marks[item as usize] = true);
         let target = scores[0];
         // What does not score less than the target, NaN included, stands before it.
-        let is_before = |score: f32| score.partial_cmp(&target) != Some(Ordering::Less);
+        let is_behind = |score: f32| score < target;
         let mut list: Vec<Scored> = Vec::new();
         if procedure.list_length.is_some() {
             let entries = items.iter().zip(scores).enumerate();
@@ -167,7 +166,7 @@ fn rank_sampled(
             for (&item, &score) in items.iter().zip(scores) {
                 let kept = !left_out(item);
                 length += u32::from(kept);
-                rank += u32::from(kept & is_before(score));
+                rank += u32::from(kept & !is_behind(score));
             }
             let place = if left_out(items[0]) { FILTERED } else { rank };
             let best = list.iter().map(|entry| entry.item).filter(|&item| !left_out(item));

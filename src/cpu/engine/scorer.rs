@@ -225,48 +225,65 @@ impl Scorer {
 }
 
 /// The scores of each row's list of items, from 1; within the thread pool.
-pub(super) fn scores(problem: &Problem, items: &[&[u32]]) -> Vec<Vec<f32>> {
-    let d = problem.width();
+fn scores(problem: &Problem, items: &[&[u32]]) -> Vec<Vec<f32>> {
     let of_row = |(row, items): (&[f32], &&[u32])| {
-        let mut scores = Vec::with_capacity(items.len());
-        vectorized(
-            #[inline(always)]
-            || {
-                for &item in *items {
-                    let item = item as usize - 1;
-                    let vector = &problem.table[item * d..][..d];
-                    scores.push(problem.bias[item] + dot(row, vector));
-                }
-            },
-        );
+        let mut scores = vec![0.0; items.len()];
+        scores_of_list(problem, row, items, &mut scores);
         scores
     };
-    problem.rows.par_chunks_exact(d).zip(items).map(of_row).collect()
+    problem.rows.par_chunks_exact(problem.width()).zip(items).map(of_row).collect()
+}
+
+/// Writes the scores of one row's list, by a dot product each.
+fn scores_of_list(problem: &Problem, row: &[f32], items: &[u32], scores: &mut [f32]) {
+    let d = problem.width();
+    vectorized(
+        #[inline(always)]
+        || {
+            for (score, &item) in scores.iter_mut().zip(items) {
+                let item = item as usize - 1;
+                *score = problem.bias[item] + dot(row, &problem.table[item * d..][..d]);
+            }
+        },
+    );
 }
 
 /// The share of all items from which on the product with the whole table costs less than as many dot products.
 const MOST_LISTED: usize = 4;
 
-/// The scores of each row's list of items, as [`scores`] has them up to rounding, by whichever way costs less for the
-/// lists as a whole; within the thread pool.
-pub(super) fn scores_of_lists(problem: &Problem, items: &[&[u32]]) -> Vec<Vec<f32>> {
+/// The scores of each row's list of items, one list after another, as [`scores`] has them up to rounding, by whichever
+/// way costs less for the lists as a whole; within the thread pool.
+pub(super) fn scores_of_lists(problem: &Problem, items: &[&[u32]]) -> Vec<f32> {
     let listed: usize = items.iter().map(|items| items.len()).sum();
-    if listed.saturating_mul(MOST_LISTED) < items.len().saturating_mul(problem.items()) {
-        return scores(problem, items);
+    let mut all = vec![0.0; listed];
+    let mut rest = &mut all[..];
+    let mut lists = Vec::with_capacity(items.len());
+    for items in items {
+        let (list, others) = rest.split_at_mut(items.len());
+        rest = others;
+        lists.push(list);
     }
-    let (d, at_once) = (problem.width(), rank::rows_at_once(problem.items()));
-    let of_block = |products: &mut Vec<f32>, (rows, items): (&[f32], &[&[u32]])| -> Vec<Vec<f32>> {
-        rank::products(&Problem { rows, ..*problem }, products);
-        let score = |row: usize, item: u32| {
-            let item = item as usize - 1;
-            products[item * items.len() + row] + problem.bias[item]
+    let d = problem.width();
+    if listed.saturating_mul(MOST_LISTED) < items.len().saturating_mul(problem.items()) {
+        let rows = problem.rows.par_chunks_exact(d).zip(items).zip(lists);
+        rows.for_each(|((row, items), list)| scores_of_list(problem, row, items, list));
+        return all;
+    }
+    let at_once = rank::rows_at_once(problem.items());
+    let of_block =
+        |products: &mut Vec<f32>,
+         ((rows, items), lists): ((&[f32], &[&[u32]]), &mut [&mut [f32]])| {
+            rank::products(&Problem { rows, ..*problem }, products);
+            for (row, (items, list)) in items.iter().zip(lists).enumerate() {
+                for (score, &item) in list.iter_mut().zip(*items) {
+                    let item = item as usize - 1;
+                    *score = products[item * (rows.len() / d) + row] + problem.bias[item];
+                }
+            }
         };
-        let of_row =
-            |(row, list): (usize, &&[u32])| list.iter().map(|&item| score(row, item)).collect();
-        items.iter().enumerate().map(of_row).collect()
-    };
     let blocks = problem.rows.par_chunks(at_once * d).zip(items.par_chunks(at_once));
-    blocks.map_init(Vec::new, of_block).collect::<Vec<_>>().concat()
+    blocks.zip(lists.par_chunks_mut(at_once)).for_each_init(Vec::new, of_block);
+    all
 }
 
 /// Tiles of rows and spans of items side by side, then the rows' parts put together; within the thread pool.
@@ -345,11 +362,10 @@ mod tests {
                 .collect();
             let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
             let (one_by_one, found) = (scores(&problem, &lists), scores_of_lists(&problem, &lists));
-            assert_eq!(found.len(), count);
-            for (found, expected) in found.iter().flatten().zip(one_by_one.iter().flatten()) {
+            assert_eq!(found.len(), count * length);
+            for (found, expected) in found.iter().zip(one_by_one.iter().flatten()) {
                 assert!((found - expected).abs() < 1e-5, "{found} and {expected}");
             }
-            assert_eq!(found.concat().len(), count * length);
         }
     }
 }
