@@ -27,7 +27,7 @@ pub fn bench(criterion: &mut Criterion) {
         b.iter(|| {
             let saved = NormSaved { normalized: &mut normalized, rstd: &mut rstd };
             let residual = Residual::Rows(&x);
-            let (h, y) = (&mut hidden[..], &mut output[..]);
+            let (h, y) = (Some(&mut hidden[..]), &mut output[..]);
             ffn::forward(&network, &tail, &x, residual, &mut scratch, h, saved, y);
         });
     });

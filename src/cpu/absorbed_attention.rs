@@ -15,6 +15,11 @@ use std::ops::Range;
 /// Queries worked on at a time, so that no buffer grows with their number.
 const BLOCK: usize = 64;
 
+/// Elements of a block's buffers, for `heads` heads in `width` channels.
+pub(super) fn scratch_len(width: u128, heads: u128) -> u128 {
+    BLOCK as u128 * width * (2 + 2 * heads)
+}
+
 /// Buffers of a block.
 #[derive(Default)]
 pub struct Scratch {

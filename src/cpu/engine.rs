@@ -32,7 +32,7 @@ mod sampled;
 mod scorer;
 mod softmax;
 
-pub(super) use lanes::LANES;
+pub(super) use lanes::{LANES, lane_tokens};
 pub(crate) use scorer::span;
 pub use scorer::{Candidates, Scorer};
 pub use softmax::ItemSoftmax;

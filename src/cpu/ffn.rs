@@ -55,7 +55,8 @@ impl Scratch {
     }
 }
 
-/// Writes `hidden [Tq, F]` (a W1ᵀ) and `output [Tq, D]` from `input [Tq, D]` (a) and the residual x.
+/// Writes `hidden [Tq, F]` (a W1ᵀ), unless nothing is to be learnt, and `output [Tq, D]` from `input [Tq, D]` (a) and the
+/// residual x.
 #[expect(clippy::too_many_arguments, reason = "one argument a tensor")]
 pub fn forward(
     ffn: &FeedForward,
@@ -63,7 +64,7 @@ pub fn forward(
     input: &[f32],
     residual: Residual,
     scratch: &mut Scratch,
-    hidden: &mut [f32],
+    mut hidden: Option<&mut [f32]>,
     saved: NormSaved,
     output: &mut [f32],
 ) {
@@ -75,14 +76,23 @@ pub fn forward(
         inner_t = transpose(ffn.inner.weight, d, &mut scratch.inner_t);
         outer_t = transpose(ffn.outer.weight, f, &mut scratch.outer_t);
     }
-    let chunks = input.chunks(CHUNK * d).zip(hidden.chunks_mut(CHUNK * f));
-    for ((input, hidden), chunk) in chunks.zip(output.chunks_mut(CHUNK * d)) {
-        let rows = input.len() / d;
+    for (index, (input, chunk)) in
+        input.chunks(CHUNK * d).zip(output.chunks_mut(CHUNK * d)).enumerate()
+    {
+        let (rows, bias) = (input.len() / d, ffn.inner.bias);
         let activated = &mut scratch.activated[..rows * f];
-        let product = MatrixMut::new(hidden, rows, f);
-        multiply(product, Into::Assign, 1.0, Matrix::new(input, rows, d), inner_t);
-        let bias = ffn.inner.bias;
-        with_activation(ffn.activation, Values { hidden, bias, activated });
+        let input = Matrix::new(input, rows, d);
+        match &mut hidden {
+            Some(hidden) => {
+                let hidden = &mut hidden[index * CHUNK * f..][..rows * f];
+                multiply(MatrixMut::new(hidden, rows, f), Into::Assign, 1.0, input, inner_t);
+                with_activation(ffn.activation, Values { hidden, bias, activated });
+            }
+            None => {
+                multiply(MatrixMut::new(activated, rows, f), Into::Assign, 1.0, input, inner_t);
+                with_activation(ffn.activation, ValuesInPlace { bias, activated });
+            }
+        }
         let product = MatrixMut::new(chunk, rows, d);
         multiply(product, Into::Assign, 1.0, Matrix::new(activated, rows, f), outer_t);
     }
@@ -145,6 +155,27 @@ impl ActivationLoop for Values<'_> {
                 for (values, hidden) in rows.zip(self.hidden.chunks_exact(width)) {
                     for ((value, &x), &bias) in values.iter_mut().zip(hidden).zip(self.bias) {
                         *value = f(x + bias).value;
+                    }
+                }
+            },
+        );
+    }
+}
+
+struct ValuesInPlace<'a> {
+    bias: &'a [f32],
+    activated: &'a mut [f32],
+}
+
+impl ActivationLoop for ValuesInPlace<'_> {
+    #[inline(always)]
+    fn run(self, f: impl Fn(f32) -> ValueSlope) {
+        vectorized(
+            #[inline(always)]
+            || {
+                for row in self.activated.chunks_exact_mut(self.bias.len()) {
+                    for (value, &bias) in row.iter_mut().zip(self.bias) {
+                        *value = f(*value + bias).value;
                     }
                 }
             },

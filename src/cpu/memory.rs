@@ -1,7 +1,7 @@
 //! How much memory the engine takes: for any sizes, before anything is allocated.
 
-use super::engine::LANES;
-use super::{ffn, item_softmax, rank, streamed_softmax};
+use super::engine::{LANES, lane_tokens};
+use super::{absorbed_attention, ffn, rank, streamed_softmax, tiles};
 use crate::config::ModelConfig;
 use crate::model::params::ParameterTable;
 
@@ -26,37 +26,49 @@ pub struct BatchSizes {
     pub longest: usize,
 }
 
-/// Bytes for the activations, gradients and buffers of a batch, by the tensors that the passes keep.
+/// Bytes for the activations, gradients and buffers of a batch to learn from, by the tensors that the passes keep.
 pub fn batch_bytes(model: &ModelConfig, items: usize, threads: usize, batch: BatchSizes) -> u128 {
-    let [d, f, h, n, longest, threads] = [
-        model.hidden_size,
-        model.inner_size,
-        model.n_heads,
-        model.n_layers,
-        batch.longest,
-        threads,
-    ]
-    .map(|size| size as u128);
+    let [d, f, threads] = [model.hidden_size, model.inner_size, threads].map(|size| size as u128);
+    let ffn_rows = batch.tokens.min((LANES * ffn::CHUNK) as u128);
+    F32 * (activations(model, batch) + 2 * ffn_rows * f + threads * 2 * d * f)
+        + F32 * (tile_elements(items, batch.tokens, d) + threads * score_elements(items))
+}
+
+/// Bytes for a batch that is only answered: the head's output, and the activations of one lane a thread.
+pub fn answer_bytes(model: &ModelConfig, threads: usize, batch: BatchSizes) -> u128 {
+    let [d, f, threads] = [model.hidden_size, model.inner_size, threads].map(|size| size as u128);
+    // A lane ends where a sequence does.
+    let tokens = batch.tokens.min(lane_tokens(batch.tokens) + batch.longest as u128);
+    let lane = BatchSizes { tokens, ..batch };
+    let ffn_rows = tokens.min(ffn::CHUNK as u128);
+    let absorbed = absorbed_attention::scratch_len(d, model.n_heads as u128);
+    let of_thread = activations(model, lane) + 2 * ffn_rows * f + 2 * d * f + absorbed;
+    F32 * (batch.tokens * d + threads * of_thread)
+}
+
+/// Elements of activations and their gradients.
+fn activations(model: &ModelConfig, batch: BatchSizes) -> u128 {
+    let [d, f, h, n, longest] =
+        [model.hidden_size, model.inner_size, model.n_heads, model.n_layers, batch.longest]
+            .map(|size| size as u128);
     // q, k, v, context, middle, output and two norms with their outputs; u; probabilities.
     let layer = 10 * d + f + h * longest;
     // Embedding 2, head 3, gradients 7, token and row gradients 2, head rows 1, buffers 3; a head's scores. Gradients
     // and buffers are a thread's, so that few threads take less.
     let once = 18 * d + 2 * longest;
-    let ffn_rows = batch.tokens.min((LANES * ffn::CHUNK) as u128);
-    F32 * (batch.tokens * (n * layer + once) + 2 * ffn_rows * f + threads * 2 * d * f)
-        + F32 * (tile_elements(items, batch.tokens, d) + threads * score_elements(items))
+    batch.tokens * (n * layer + once)
 }
 
 /// Most elements that an item softmax with up to `rows` rows of `width` channels keeps between its passes.
 fn tile_elements(items: usize, rows: u128, width: u128) -> u128 {
     if streamed_softmax::is_due(items) {
-        return streamed_softmax::kept(rows, width) + item_softmax::MOST_ELEMENTS as u128;
+        return streamed_softmax::kept(rows, width) + tiles::MOST_ELEMENTS as u128;
     }
-    let padded = items.next_multiple_of(item_softmax::TILE_ITEMS) as u128;
-    let all = rows.saturating_add(item_softmax::TILE_ROWS as u128).saturating_mul(padded);
-    let spans = item_softmax::SPANS as u128 * rows.min(item_softmax::TILE_ROWS as u128);
+    let padded = items.next_multiple_of(tiles::TILE_ITEMS) as u128;
+    let all = rows.saturating_add(tiles::TILE_ROWS as u128).saturating_mul(padded);
+    let spans = tiles::SPANS as u128 * rows.min(tiles::TILE_ROWS as u128);
     let shares = spans.saturating_add(rows.saturating_mul(2)).saturating_mul(width);
-    all.min((item_softmax::MOST_ELEMENTS as u128).max(8 * padded)).saturating_add(shares)
+    all.min((tiles::MOST_ELEMENTS as u128).max(8 * padded)).saturating_add(shares)
 }
 
 /// Most scores that a thread holds when it ranks.
@@ -76,6 +88,19 @@ mod tests {
         // Whatever the number of items: 16 spans, the rows once more, and the tiles of a sampled loss.
         assert_eq!(tile_elements(1 << 27, 9, 64), 9 * (16 * 66 + 64) + (8 << 20));
         assert_eq!((score_elements(100), score_elements(1 << 30)), (3200, 1 << 30));
+    }
+
+    /// Lanes of 512 tokens and the longest sequence, however many tokens a batch has.
+    #[test]
+    fn answers_keep_one_lane_a_thread() {
+        let model = ModelConfig::default();
+        let bytes =
+            |threads, tokens| answer_bytes(&model, threads, BatchSizes { tokens, longest: 50 });
+        let lane = bytes(2, 600) - bytes(1, 600);
+        assert_eq!(bytes(3, 600) - bytes(2, 600), lane);
+        assert_eq!(bytes(2, 30_000) - bytes(1, 30_000), lane);
+        let one = batch_bytes(&model, 10, 1, BatchSizes { tokens: 562, longest: 50 });
+        assert!(lane < one, "{lane} and {one}");
     }
 
     #[test]

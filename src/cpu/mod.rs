@@ -26,6 +26,7 @@ pub mod projection;
 pub mod qkv;
 pub mod rank;
 pub mod streamed_softmax;
+pub mod tiles;
 pub mod top_k;
 pub mod vector;
 

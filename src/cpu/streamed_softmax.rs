@@ -9,8 +9,9 @@
 //! Items are cut into spans, a task each. A span has sums of its own for the rows, which are added up in order.
 
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
-use super::item_softmax::{MOST_ELEMENTS, Problem, Rows, TILE_ITEMS, TILE_ROWS, exponentials};
+use super::item_softmax::{Problem, exponentials};
 use super::math::exp;
+use super::tiles::{MOST_ELEMENTS, Rows, TILE_ITEMS, TILE_ROWS};
 use super::vector::{add_scaled, sum, vectorized};
 use std::ops::Range;
 

@@ -6,7 +6,7 @@ use super::progress::{draws_bars, say};
 use super::schedule;
 use crate::batch::TrainingBatches;
 use crate::config::{Config, ModelConfig};
-use crate::cpu::memory::{BatchSizes, batch_bytes, model_bytes};
+use crate::cpu::memory::{BatchSizes, answer_bytes, batch_bytes, model_bytes};
 use crate::data::{self, Dataset, EvalRow, Sequences, Split, SplitCounts, Statistics};
 use crate::eval;
 use crate::model::params::ParameterTable;
@@ -155,11 +155,9 @@ fn plan(config: &Config, sequences: &Sequences, split: &Split, batches: &Trainin
     let (model, items) = (bounded(&config.model), batches.item_count());
     let steps_per_epoch = batches.steps_per_epoch();
     let longest = sequences.offsets.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
-    let tokens = evaluated_tokens(config, split).max(batches.max_tokens());
-    let sizes = BatchSizes {
-        tokens: tokens.into(),
-        longest: model.max_len.min(usize::try_from(longest).unwrap_or(usize::MAX)),
-    };
+    let longest = model.max_len.min(usize::try_from(longest).unwrap_or(usize::MAX));
+    let [learnt, answered] = [batches.max_tokens(), evaluated_tokens(config, split)]
+        .map(|tokens| BatchSizes { tokens: tokens.into(), longest });
     let threads = super::actual_threads(config.run.threads);
     Plan {
         parameters: ParameterTable::count(&model, items),
@@ -168,7 +166,8 @@ fn plan(config: &Config, sequences: &Sequences, split: &Split, batches: &Trainin
         steps_per_epoch,
         planned_steps: schedule::planned_steps(&config.train, steps_per_epoch),
         memory: model_memory(config, items)
-            .saturating_add(batch_bytes(&model, items, threads, sizes)),
+            .saturating_add(batch_bytes(&model, items, threads, learnt))
+            .saturating_add(answer_bytes(&model, threads, answered)),
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::util::cuda::{Gpu, SPARE, count};
 use crate::util::fixture::{Case, Results, hold, hold_bf16, hold_taken, segments};
 use b4r::cpu::engine::ItemSoftmax;
-use b4r::cpu::item_softmax::{Problem, TILE_ITEMS, Tiling};
+use b4r::cpu::item_softmax::Problem;
+use b4r::cpu::tiles::{TILE_ITEMS, Tiling};
 use b4r::cuda::item_loss::{self, Scratch};
 use b4r::cuda::item_softmax as on_gpu;
 use b4r::cuda::memory::Storage;

@@ -30,6 +30,11 @@ fn answering_lanes(tokens: usize) -> usize {
     (tokens / LANE_TOKENS).clamp(FEWEST_LANES, MOST_LANES)
 }
 
+/// About the most tokens of a lane of such a batch.
+pub fn lane_tokens(tokens: u128) -> u128 {
+    tokens.div_ceil(MOST_LANES as u128).max(LANE_TOKENS as u128)
+}
+
 /// What the network computes with.
 #[derive(Clone, Copy)]
 pub struct Network<'a> {

@@ -4,8 +4,9 @@
 use crate::batch::Segments;
 use crate::cpu::gbce::{self, Negatives};
 use crate::cpu::gemm::Into;
-use crate::cpu::item_softmax::{self, Chunk, Problem, Rows, Span, TILE_ITEMS, TILE_ROWS, Tiling};
+use crate::cpu::item_softmax::{self, Problem};
 use crate::cpu::streamed_softmax;
+use crate::cpu::tiles::{Chunk, Rows, Span, TILE_ITEMS, TILE_ROWS, Tiling};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -169,21 +170,7 @@ impl ItemSoftmax {
             let start = rows.start + block * height;
             start..(start + height).min(rows.end)
         };
-        let of_span = tiling.span_blocks();
-        let mut spans = Vec::with_capacity(rights.len() * tiling.spans());
-        let row_blocks = tiles
-            .chunks_mut(blocks * tiling.tile_len())
-            .zip(factors.chunks_mut(blocks * height).zip(sums.chunks_mut(blocks * height)))
-            .zip(shares.chunks_mut(tiling.spans() * height * d));
-        for (block, ((tiles, (maxima, sums)), shares)) in row_blocks.enumerate() {
-            let spans_of_block = tiles
-                .chunks_mut(of_span * tiling.tile_len())
-                .zip(maxima.chunks_mut(of_span * height).zip(sums.chunks_mut(of_span * height)))
-                .zip(shares.chunks_mut(height * d));
-            for (number, ((tiles, (maxima, sums)), share)) in spans_of_block.enumerate() {
-                spans.push((block, number * of_span, Span { tiles, maxima, sums, share }));
-            }
-        }
+        let spans = spans(&tiling, d, tiles, factors, sums, shares);
         spans.into_par_iter().with_max_len(1).for_each(|(block, first, span)| {
             let (rows, right) = (block_rows(block), &rights[block]);
             item_softmax::fill_span(problem, negatives, &tiling, rows, right, first, span);
@@ -206,6 +193,34 @@ impl ItemSoftmax {
         let chunk = Chunk { tiling, rows: (rows.start, rows.end), tiles, factors, shares };
         (chunk, losses.iter().sum())
     }
+}
+
+/// All spans of a chunk, each with its row block and first item block.
+fn spans<'a>(
+    tiling: &Tiling,
+    d: usize,
+    tiles: &'a mut [f32],
+    maxima: &'a mut [f32],
+    sums: &'a mut [f32],
+    shares: &'a mut [f32],
+) -> Vec<(usize, usize, Span<'a>)> {
+    let (height, blocks, of_span) =
+        (tiling.tile_rows(), tiling.item_blocks(), tiling.span_blocks());
+    let mut spans = Vec::new();
+    let row_blocks = tiles
+        .chunks_mut(blocks * tiling.tile_len())
+        .zip(maxima.chunks_mut(blocks * height).zip(sums.chunks_mut(blocks * height)))
+        .zip(shares.chunks_mut(tiling.spans() * height * d));
+    for (row_block, ((tiles, (maxima, sums)), shares)) in row_blocks.enumerate() {
+        let of_block = tiles
+            .chunks_mut(of_span * tiling.tile_len())
+            .zip(maxima.chunks_mut(of_span * height).zip(sums.chunks_mut(of_span * height)))
+            .zip(shares.chunks_mut(height * d));
+        for (span, ((tiles, (maxima, sums)), share)) in of_block.enumerate() {
+            spans.push((row_block, span * of_span, Span { tiles, maxima, sums, share }));
+        }
+    }
+    spans
 }
 
 /// Makes right operands of `rows [rows, D]`, `height` of them each.
