@@ -270,20 +270,31 @@ pub(super) fn scores_of_lists(problem: &Problem, items: &[&[u32]]) -> Vec<f32> {
         return all;
     }
     let at_once = rank::rows_at_once(problem.items());
-    let of_block =
-        |products: &mut Vec<f32>,
-         ((rows, items), lists): ((&[f32], &[&[u32]]), &mut [&mut [f32]])| {
-            rank::products(&Problem { rows, ..*problem }, products);
-            for (row, (items, list)) in items.iter().zip(lists).enumerate() {
-                for (score, &item) in list.iter_mut().zip(*items) {
-                    let item = item as usize - 1;
-                    *score = products[item * (rows.len() / d) + row] + problem.bias[item];
-                }
-            }
-        };
     let blocks = problem.rows.par_chunks(at_once * d).zip(items.par_chunks(at_once));
-    blocks.zip(lists.par_chunks_mut(at_once)).for_each_init(Vec::new, of_block);
+    blocks.zip(lists.par_chunks_mut(at_once)).for_each_init(
+        Vec::new,
+        |products, ((rows, items), lists)| {
+            scores_of_block(&Problem { rows, ..*problem }, items, products, lists);
+        },
+    );
     all
+}
+
+/// Writes the scores of the lists of all rows of `problem`, by the product with the whole table.
+fn scores_of_block(
+    problem: &Problem,
+    items: &[&[u32]],
+    products: &mut Vec<f32>,
+    lists: &mut [&mut [f32]],
+) {
+    rank::products(problem, products);
+    let rows = items.len();
+    for (row, (items, list)) in items.iter().zip(lists).enumerate() {
+        for (score, &item) in list.iter_mut().zip(*items) {
+            let item = item as usize - 1;
+            *score = products[item * rows + row] + problem.bias[item];
+        }
+    }
 }
 
 /// Tiles of rows and spans of items side by side, then the rows' parts put together; within the thread pool.
