@@ -95,7 +95,8 @@ pub fn rank(
                 match procedure.unit {
                     EvalUnit::Row => {
                         marks.resize(data.item_count + 1, false);
-                        rank_sampled(&lists, &scores, &seen, procedure, &mut marks, &mut rankings);
+                        let scored = Scores { candidates, lists: &lists, scores: &scores };
+                        rank_sampled(scored, &seen, procedure, &mut marks, &mut rankings);
                     }
                     EvalUnit::RecBole => merged.add(rows, &lists, &scores, &mut rankings),
                 }
@@ -134,25 +135,32 @@ fn rank_all(
     Ok(())
 }
 
+/// A batch's lists of candidates, and their scores one after another.
+struct Scores<'a> {
+    candidates: &'a Candidates,
+    lists: &'a [&'a [u32]],
+    scores: &'a [f32],
+}
+
 /// Every target among its own candidates, of which it is the first. `marks`, one for each item and all off, are
 /// scratch: to look an item of a long list up in the history would take longer than to score it.
 fn rank_sampled(
-    lists: &[&[u32]],
-    scores: &[f32],
+    scored: Scores,
     seen: &SeenLists,
     procedure: &Procedure<'_>,
     marks: &mut [bool],
     rankings: &mut [Ranking],
 ) {
-    let mut rest = scores;
-    for (row, items) in lists.iter().enumerate() {
+    let mut rest = scored.scores;
+    for (row, items) in scored.lists.iter().enumerate() {
         let (scores, others) = rest.split_at(items.len());
         rest = others;
         let seen = if procedure.filters.contains(&true) { seen.get(row) } else { &[] };
         seen.iter().for_each(|&item| marks[item as usize] = true);
         let target = scores[0];
         // What does not score less than the target, NaN included, stands before it.
-        let is_behind = |score: f32| score < target;
+        let is_before = |score: f32| u32::from(!(score < target));
+        let before: u32 = scores.iter().map(|&score| is_before(score)).sum();
         let mut list: Vec<Scored> = Vec::new();
         if procedure.list_length.is_some() {
             let entries = items.iter().zip(scores).enumerate();
@@ -161,12 +169,14 @@ fn rank_sampled(
         }
         for (ranking, &filter) in rankings.iter_mut().zip(procedure.filters) {
             let left_out = |item: u32| filter && marks[item as usize];
+            let (mut length, mut rank) = (items.len() as u32, before);
             // Without a branch, which the processor would guess wrong for every other item.
-            let (mut length, mut rank) = (0, 0);
-            for (&item, &score) in items.iter().zip(scores) {
-                let kept = !left_out(item);
-                length += u32::from(kept);
-                rank += u32::from(kept & !is_behind(score));
+            for (&item, &score) in
+                items.iter().zip(scores).take(scored.candidates.perhaps_seen(items))
+            {
+                let leaves = u32::from(left_out(item));
+                length -= leaves;
+                rank -= leaves * is_before(score);
             }
             let place = if left_out(items[0]) { FILTERED } else { rank };
             let best = list.iter().map(|entry| entry.item).filter(|&item| !left_out(item));

@@ -19,6 +19,8 @@ pub struct Candidates {
     items: Vec<u32>,
     /// Where each row ends in `items`.
     ends: Vec<usize>,
+    /// Whether no negative is of its user's history.
+    unseen: bool,
 }
 
 impl Candidates {
@@ -36,6 +38,11 @@ impl Candidates {
     pub fn get(&self, row: usize) -> &[u32] {
         let start = row.checked_sub(1).map_or(0, |previous| self.ends[previous]);
         &self.items[start..self.ends[row]]
+    }
+
+    /// How many items of a row's list, from the first on, its history may have: the target alone, or all.
+    pub fn perhaps_seen(&self, list: &[u32]) -> usize {
+        if self.unseen { list.len().min(1) } else { list.len() }
     }
 
     /// Rows with fewer than `negatives`, because there are no more items to draw.
@@ -74,7 +81,8 @@ pub struct Draw<'a> {
 pub fn draw(draw: &Draw<'_>) -> Result<Option<Candidates>> {
     let Some(number) = draw.mode.negatives() else { return Ok(None) };
     let weights = Weights::new(draw.counts, draw.mode);
-    let mut candidates = Candidates::default();
+    let unseen = draw.unit == EvalUnit::Row && draw.negatives == Negatives::Unseen;
+    let mut candidates = Candidates { unseen, ..Candidates::default() };
     // There are no more distinct ones than items.
     let number = match draw.unit {
         EvalUnit::Row => number.min(draw.counts.len()),
