@@ -182,7 +182,8 @@ mod tests {
     /// No tile, and no chunk, is left with a few rows while others are full.
     #[test]
     fn tiles_are_even() {
-        for (rows, items) in [(1054, 1682), (350, 12_101), (1300, 26_744), (193, 100), (97, 60_000)]
+        for (rows, items) in
+            [(1054, 1682), (350, 12_101), (1300, 26_744), (193, 100), (97, 60_000), (2760, 3416)]
         {
             let tiling = Tiling::new(rows, items);
             let height = tiling.tile_rows();

@@ -159,7 +159,7 @@ fn rank_sampled(
         seen.iter().for_each(|&item| marks[item as usize] = true);
         let target = scores[0];
         // What does not score less than the target, NaN included, stands before it.
-        let is_before = |score: f32| u32::from(!(score < target));
+        let is_before = |score: f32| 1 - u32::from(score < target);
         let before: u32 = scores.iter().map(|&score| is_before(score)).sum();
         let mut list: Vec<Scored> = Vec::new();
         if procedure.list_length.is_some() {

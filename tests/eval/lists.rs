@@ -140,7 +140,8 @@ fn everything(
     draw(&Draw { sequences, rows, counts, mode, unit, negatives, seed: 1 }).expect("little memory")
 }
 
-/// As many negatives as there are other items: the sampled ranking is the full one.
+/// As many negatives as there are other items: the sampled ranking is the full one, with the target, which alone has
+/// been seen, left out or ranked.
 #[test]
 fn all_items_as_negatives_are_the_full_ranking() {
     let fixture = Fixture::load();
@@ -151,15 +152,17 @@ fn all_items_as_negatives_are_the_full_ranking() {
     }
     let (rows, model) = (rows(sequences.len()), ModelConfig::default());
     let candidates = everything(&fixture, &sequences, &rows, Negatives::Unseen);
-    let of = |batch_size, candidates| {
-        let procedure =
-            Procedure { list_length: Some(10), ..procedure(&model, batch_size, &[false]) };
-        let item_count = fixture.items;
-        let data = RankedData { sequences: &sequences, rows: &rows, item_count, candidates };
-        rank(&mut fixture.engine(), &data, &procedure).expect("stored scores")
-    };
-    for batch_size in [3, 100] {
-        assert_eq!(of(batch_size, candidates.as_ref()), of(batch_size, None));
+    for (batch_size, filters) in
+        [(3, &[false][..]), (100, &[false]), (7, &[true]), (9, &[true, false])]
+    {
+        let of = |candidates| {
+            let procedure =
+                Procedure { list_length: Some(10), ..procedure(&model, batch_size, filters) };
+            let item_count = fixture.items;
+            let data = RankedData { sequences: &sequences, rows: &rows, item_count, candidates };
+            rank(&mut fixture.engine(), &data, &procedure).expect("stored scores")
+        };
+        assert_eq!(of(candidates.as_ref()), of(None), "{filters:?}");
     }
 }
 
