@@ -11,6 +11,7 @@
 
 use super::item_softmax::Problem;
 use super::math::exp;
+use super::tiles::EVEN_COLUMNS;
 use super::vector::vectorized;
 use std::ops::Range;
 
@@ -57,9 +58,6 @@ fn softplus(x: f32) -> f64 {
     f64::from(x).max(0.0) + f64::from(-x.abs()).exp().ln_1p()
 }
 
-/// Rows whose sigmoids are taken at a time; columns of a tile are a multiple of them.
-const STRIP: usize = 8;
-
 /// Turns a tile's products `[items, columns]` into σ(logit), 0 where an item is not a negative of the row, and writes
 /// each column's sum of softplus(logit) over its negatives.
 pub fn sigmoids(
@@ -88,21 +86,22 @@ pub fn sigmoids(
                     tile[own * columns + column] = f32::NEG_INFINITY;
                 }
             }
-            for (strip, sums) in sums.as_chunks_mut::<STRIP>().0.iter_mut().enumerate() {
-                *sums = sigmoids_of_strip(tile[strip * STRIP..].chunks_mut(columns));
+            for (strip, sums) in sums.as_chunks_mut::<EVEN_COLUMNS>().0.iter_mut().enumerate() {
+                *sums = sigmoids_of_strip(tile[strip * EVEN_COLUMNS..].chunks_mut(columns));
             }
         },
     );
 }
 
-/// Replaces logits by their sigmoids, of negative infinity by 0, in the first [`STRIP`] columns of `rows`; returns the
+/// Replaces logits by their sigmoids, of negative infinity by 0, in the first [`EVEN_COLUMNS`] columns of `rows`; returns the
 /// columns' sums of softplus. The logarithms of a sum are one: that of the product of all 1 + e^-|x|, which f64 holds
 /// for up to 1,000 items.
 #[inline(always)]
-fn sigmoids_of_strip<'a>(rows: impl Iterator<Item = &'a mut [f32]>) -> [f32; STRIP] {
-    let (mut sums, mut products) = ([0.0f64; STRIP], [1.0f64; STRIP]);
+fn sigmoids_of_strip<'a>(rows: impl Iterator<Item = &'a mut [f32]>) -> [f32; EVEN_COLUMNS] {
+    let (mut sums, mut products) = ([0.0f64; EVEN_COLUMNS], [1.0f64; EVEN_COLUMNS]);
     for row in rows {
-        for ((x, sum), product) in row[..STRIP].iter_mut().zip(&mut sums).zip(&mut products) {
+        for ((x, sum), product) in row[..EVEN_COLUMNS].iter_mut().zip(&mut sums).zip(&mut products)
+        {
             let small = exp(-x.abs());
             *sum += f64::from(if *x > 0.0 { *x } else { 0.0 });
             *product *= 1.0 + f64::from(small);
