@@ -20,7 +20,7 @@
 use super::gbce::{self, Negatives};
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::math::{exp, exp_below};
-use super::tiles::{Chunk, EVEN_COLUMNS, Rows, Span, TILE_ROWS, Tiling};
+use super::tiles::{Chunk, EVEN_COLUMNS, Span, TILE_ROWS, TileRows, Tiling};
 use super::vector::{add_scaled, dot, larger, vectorized};
 use crate::batch::Segments;
 use std::ops::Range;
@@ -65,7 +65,7 @@ impl Problem<'_> {
     }
 
     /// Writes products of `rows` with items, logits without the bias, into `tile [items, columns]`.
-    pub(super) fn products(&self, rows: &Rows, items: &Range<usize>, tile: &mut [f32]) {
+    pub(super) fn products(&self, rows: &TileRows, items: &Range<usize>, tile: &mut [f32]) {
         let product = MatrixMut::new(tile, items.len(), rows.columns());
         multiply(product, Into::Assign, 1.0, self.table_block(items), rows.matrix());
     }
@@ -83,7 +83,7 @@ pub fn fill_span(
     negatives: Option<&Negatives>,
     tiling: &Tiling,
     rows: Range<usize>,
-    right: &Rows,
+    right: &TileRows,
     first: usize,
     span: Span,
 ) {

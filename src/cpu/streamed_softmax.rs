@@ -11,7 +11,7 @@
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::item_softmax::{Problem, exponentials};
 use super::math::exp;
-use super::tiles::{MOST_ELEMENTS, Rows, TILE_ITEMS, TILE_ROWS};
+use super::tiles::{MOST_ELEMENTS, TILE_ITEMS, TILE_ROWS, TileRows};
 use super::vector::{add_scaled, sum, vectorized};
 use std::ops::Range;
 
@@ -57,7 +57,7 @@ fn pieces(of: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// `[P]` cut as `rights` has taken them in, tile by tile.
-fn tiles(rows: usize, rights: &[Rows]) -> impl Iterator<Item = (Range<usize>, &Rows)> {
+fn tiles(rows: usize, rights: &[TileRows]) -> impl Iterator<Item = (Range<usize>, &TileRows)> {
     pieces(0..rows, TILE_ROWS).zip(rights)
 }
 
@@ -65,7 +65,7 @@ fn tiles(rows: usize, rights: &[Rows]) -> impl Iterator<Item = (Range<usize>, &R
 /// [`TILE_ROWS`] each.
 pub fn statistics(
     problem: &Problem,
-    rights: &[Rows],
+    rights: &[TileRows],
     items: Range<usize>,
     scratch: &mut Scratch,
     maxima: &mut [f32],
@@ -122,7 +122,7 @@ pub fn combine(problem: &Problem, maxima: &[f32], sums: &[f32], log_sums: &mut [
 #[expect(clippy::too_many_arguments, reason = "one argument a tensor")]
 pub fn gradients(
     problem: &Problem,
-    rights: &[Rows],
+    rights: &[TileRows],
     log_sums: &[f32],
     items: Range<usize>,
     scratch: &mut Scratch,

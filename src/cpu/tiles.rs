@@ -20,12 +20,12 @@ pub const MOST_ELEMENTS: usize = 8 << 20;
 
 /// The rows of a tile as the right operand of its product: `[D, columns]`, zeros beyond the last row.
 #[derive(Default)]
-pub struct Rows {
+pub struct TileRows {
     values: Vec<f32>,
     columns: usize,
 }
 
-impl Rows {
+impl TileRows {
     /// Takes `rows [rows, D]` in.
     pub fn fill(&mut self, rows: &[f32], d: usize) {
         self.columns = (rows.len() / d).next_multiple_of(EVEN_COLUMNS);

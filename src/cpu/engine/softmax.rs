@@ -6,7 +6,7 @@ use crate::cpu::gbce::{self, Negatives};
 use crate::cpu::gemm::Into;
 use crate::cpu::item_softmax::{self, Problem};
 use crate::cpu::streamed_softmax;
-use crate::cpu::tiles::{Chunk, Rows, Span, TILE_ITEMS, TILE_ROWS, Tiling};
+use crate::cpu::tiles::{Chunk, Span, TILE_ITEMS, TILE_ROWS, TileRows, Tiling};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ pub struct ItemSoftmax {
     /// `[P, D]` gradient of the head's outputs.
     pub d_rows: Vec<f32>,
     /// The rows, tile by tile, as right operands of products.
-    rights: Vec<Rows>,
+    rights: Vec<TileRows>,
     tiles: Vec<f32>,
     /// Maxima, then factors.
     factors: Vec<f32>,
@@ -224,8 +224,8 @@ fn spans<'a>(
 }
 
 /// Makes right operands of `rows [rows, D]`, `height` of them each.
-fn take_in(rights: &mut Vec<Rows>, rows: &[f32], height: usize, d: usize) {
-    rights.resize_with(rows.len().div_ceil(height * d), Rows::default);
+fn take_in(rights: &mut Vec<TileRows>, rows: &[f32], height: usize, d: usize) {
+    rights.resize_with(rows.len().div_ceil(height * d), TileRows::default);
     let pairs = rights.par_iter_mut().zip(rows.par_chunks(height * d));
     pairs.for_each(|(right, rows)| right.fill(rows, d));
 }
