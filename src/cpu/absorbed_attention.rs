@@ -12,18 +12,18 @@ use super::linear::{self, Linear};
 use super::vector::{add_scaled, dot, vectorized};
 use std::ops::Range;
 
-/// Queries worked on at a time, so that no buffer grows with their number.
+/// Queries worked on at a time, so that what is `H` times as wide as they does not grow with their number.
 const BLOCK: usize = 64;
 
 /// Elements of a block's buffers, for `heads` heads in `width` channels.
 pub(super) fn scratch_len(width: u128, heads: u128) -> u128 {
-    BLOCK as u128 * width * (2 + 2 * heads)
+    BLOCK as u128 * width * 2 * heads
 }
 
-/// Buffers of a block.
+/// Queries, and buffers of a block of them.
 #[derive(Default)]
 pub struct Scratch {
-    /// `[queries, D]` q / √K
+    /// `[Tq, D]` q
     queries: Vec<f32>,
     /// `[queries, H, D]` Wkᵀ q / √K
     absorbed: Vec<f32>,
@@ -31,6 +31,7 @@ pub struct Scratch {
     means: Vec<f32>,
     /// Probabilities of a head's keys.
     probabilities: Vec<f32>,
+    /// `[Tq, D]` the input's rows.
     gathered: Vec<f32>,
 }
 
@@ -46,20 +47,16 @@ pub fn forward(
     let (d, heads) = (sequences.width, sequences.heads);
     let (k, rows) = (d / heads, context.len() / d);
     let keys_of = keys_of_queries(sequences, rows);
+    let Scratch { queries, absorbed, means, probabilities, gathered } = scratch;
+    queries.resize(rows * d, 0.0);
+    linear::forward(query, rows, sequences.rows.gather(input, d, gathered), queries);
     for first in (0..rows).step_by(BLOCK) {
         let block = first..(first + BLOCK).min(rows);
         let count = block.len();
-        let Scratch { queries, absorbed, means, probabilities, gathered } = &mut *scratch;
-        gathered.clear();
-        for row in block.clone() {
-            gathered.extend_from_slice(&input[sequences.rows.token(row) * d..][..d]);
-        }
-        queries.resize(count * d, 0.0);
-        linear::forward(query, count, gathered, queries);
         absorbed.resize(count * heads * d, 0.0);
         for head in 0..heads {
             let out = MatrixMut::strided(&mut absorbed[head * d..], count, d, heads * d);
-            let of_head = Matrix::strided(&queries[head * k..], count, k, d);
+            let of_head = Matrix::strided(&queries[first * d + head * k..], count, k, d);
             let weight = Matrix::new(&key_value.weight[head * k * d..][..k * d], k, d);
             multiply(out, Into::Assign, 1.0 / (k as f32).sqrt(), of_head, weight);
         }
@@ -90,9 +87,8 @@ fn keys_of_queries(sequences: &Sequences, rows: usize) -> Vec<Range<usize>> {
     let bounds = sequences.cu_seqlens.windows(2).zip(sequences.cu_queries.windows(2));
     for (keys, queries) in bounds {
         for query in queries[0]..queries[1] {
-            let own = sequences.rows.token(query as usize) + 1;
-            let end = if sequences.causal { own } else { keys[1] as usize };
-            all.push(keys[0] as usize..end);
+            let (first, end) = (keys[0] as usize, keys[1] as usize);
+            all.push(first..first + sequences.seen_by(query as usize, first, end - first));
         }
     }
     all

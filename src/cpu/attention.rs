@@ -76,7 +76,12 @@ impl Sequences<'_> {
 
     /// How many keys query `query` of a head sees, from the first on.
     fn visible(&self, head: &Head, query: usize) -> usize {
-        if self.causal { self.position(head, query) + 1 } else { head.keys }
+        self.seen_by(head.query + query, head.key, head.keys)
+    }
+
+    /// How many of the `keys` tokens of a sequence, whose first is `first`, its row `row` sees.
+    pub(super) fn seen_by(&self, row: usize, first: usize, keys: usize) -> usize {
+        if self.causal { self.rows.token(row) + 1 - first } else { keys }
     }
 
     /// Place of a head's query `query` within its sequence.

@@ -7,7 +7,7 @@
 use super::adamw::{self, AdamW};
 use super::embedding;
 use super::item_softmax::Problem;
-use super::lane::{Randomness, View};
+use super::lane::{Purpose, Randomness, View};
 use super::passes::Lane;
 use super::rank;
 use super::top_k::{Entry, NotFinite};
@@ -19,7 +19,7 @@ use crate::model::engine::{Engine, State, Step, StepOutcome, not_finite};
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
 use crate::{Error, Result, memory};
-use lanes::{LaneMemory, Lanes, Network, Purpose, Working};
+use lanes::{LaneMemory, Lanes, Network, Working};
 use rayon::prelude::*;
 use sampled::SampledLoss;
 use std::borrow::Cow;
@@ -152,8 +152,8 @@ impl CpuEngine {
                 let LaneMemory { piece, activations, dense: gradient } = lane;
                 gradient.clear();
                 gradient.resize(dense, 0.0);
-                let answers = false;
-                let view = View { model, table, parameters, batch, piece, randomness, answers };
+                let purpose = Purpose::Learn(randomness);
+                let view = View { model, table, parameters, batch, piece, purpose };
                 working.lend(
                     || Working::new(model.n_layers),
                     |Working { gradients, scratch, .. }| {

@@ -110,6 +110,15 @@ pub struct Randomness {
     pub step: u64,
 }
 
+/// What a forward pass is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose {
+    /// A backward pass, with dropout where it has an address.
+    Learn(Option<Randomness>),
+    /// The head's outputs; no backward pass follows.
+    Answer,
+}
+
 /// What operations read: the same for the forward and the backward pass of a step.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -123,10 +132,8 @@ pub struct View<'a> {
     pub batch: &'a Batch,
     /// This lane's share of it.
     pub piece: &'a Piece,
-    /// Dropout's address; `None` where nothing is dropped.
-    pub randomness: Option<Randomness>,
-    /// Whether only the head's output is wanted, and no backward pass follows.
-    pub answers: bool,
+    /// What the pass is for.
+    pub purpose: Purpose,
 }
 
 impl<'a> View<'a> {
@@ -145,9 +152,21 @@ impl<'a> View<'a> {
         self.rows(layer).count(self.token_count())
     }
 
+    /// Whether only the head's output is wanted.
+    pub fn answers(&self) -> bool {
+        matches!(self.purpose, Purpose::Answer)
+    }
+
     /// Whether attention of `layer` does without keys and values.
     pub fn absorbs(&self, layer: usize) -> bool {
-        self.answers && self.is_last(layer)
+        self.answers() && self.is_last(layer)
+    }
+
+    fn randomness(&self) -> Option<Randomness> {
+        match self.purpose {
+            Purpose::Learn(randomness) => randomness,
+            Purpose::Answer => None,
+        }
     }
 
     fn is_last(&self, layer: usize) -> bool {
@@ -206,14 +225,14 @@ impl<'a> View<'a> {
 
     /// Dropout at a hidden site, see [`HiddenDropout::new`].
     pub fn hidden_dropout(&self, site: usize) -> Option<HiddenDropout> {
-        let randomness = self.randomness?;
+        let randomness = self.randomness()?;
         let rate = Rate::new(self.model.hidden_dropout)?;
         Some(HiddenDropout::new(randomness.seed, randomness.step, site, rate))
     }
 
     /// Dropout of attention probabilities.
     pub fn attention_dropout(&self, layer: usize) -> Option<AttentionDropout> {
-        let randomness = self.randomness?;
+        let randomness = self.randomness()?;
         let rate = Rate::new(self.model.attention_dropout)?;
         Some(AttentionDropout::new(randomness.seed, randomness.step, layer as u32, rate))
     }

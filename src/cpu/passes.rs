@@ -213,7 +213,7 @@ impl Operations for Lane<'_> {
             input,
             Residual::Rows(&kept.middle),
             &mut self.scratch.ffn,
-            (!view.answers).then(|| sized(&mut kept.hidden, rows * view.model.inner_size)),
+            (!view.answers()).then(|| sized(&mut kept.hidden, rows * view.model.inner_size)),
             saved(norm, kept_rows, d),
             sized(&mut kept.output, rows * d),
         );

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::batch::Batch;
 use crate::bench::rates::{median, pool};
 use crate::config::ModelConfig;
-use crate::cpu::lane::{Piece, Randomness, View};
+use crate::cpu::lane::{Piece, Purpose, Randomness, View};
 use crate::cpu::passes::{Lane, Scratch};
 use crate::model::activations::{
     ActivationGradients, Activations, EmbeddingActivations, HeadActivations, LayerActivations,
@@ -204,9 +204,8 @@ fn pass(
     batch: &Batch,
 ) {
     let Memory { piece, activations, gradients, dense, d_tokens, scratch, clock } = memory;
-    let randomness = Some(Randomness { seed: 1, step: 1 });
-    let answers = false;
-    let view = View { model, table, parameters, batch, piece, randomness, answers };
+    let purpose = Purpose::Learn(Some(Randomness { seed: 1, step: 1 }));
+    let view = View { model, table, parameters, batch, piece, purpose };
     let mut lane = TimedLane { lane: Lane { view, gradient: dense, d_tokens, scratch }, clock };
     forward(&mut lane, activations);
     // What the item softmax would have left there: any numbers of that size.

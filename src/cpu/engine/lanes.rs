@@ -3,7 +3,7 @@
 use super::idle::Idle;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
-use crate::cpu::lane::{Piece, Randomness, View};
+use crate::cpu::lane::{Piece, Purpose, View};
 use crate::cpu::passes::{Lane, Scratch};
 use crate::model::activations::{ActivationGradients, Activations, LayerActivations};
 use crate::model::forward::forward;
@@ -44,15 +44,6 @@ pub struct Network<'a> {
     pub table: &'a ParameterTable,
     /// The arena of weights.
     pub parameters: &'a [f32],
-}
-
-/// What a forward pass is for.
-#[derive(Clone, Copy)]
-pub enum Purpose {
-    /// A backward pass, with dropout where it has an address.
-    Learn(Option<Randomness>),
-    /// The head's outputs.
-    Answer,
 }
 
 /// What a lane keeps from the forward to the backward pass, in buffers that the next batch uses again.
@@ -130,38 +121,36 @@ impl Lanes {
         batch: &Batch,
         purpose: Purpose,
     ) {
-        let (randomness, answers) = match purpose {
-            Purpose::Learn(randomness) => (randomness, false),
-            Purpose::Answer => (None, true),
+        let lanes = match purpose {
+            Purpose::Learn(_) => learning_lanes,
+            Purpose::Answer => answering_lanes,
         };
-        let lanes = if answers { answering_lanes } else { learning_lanes };
         self.assign(batch, lanes(batch.token_count()));
         let Network { model, table, parameters } = network;
-        let Lanes { all, working, head_rows } = self;
+        let mut head_rows = std::mem::take(&mut self.head_rows);
         head_rows.resize(batch.row_count() * model.hidden_size, 0.0);
         let mut rest = &mut head_rows[..];
-        let mut work = Vec::with_capacity(all.len());
-        for lane in all.iter_mut().filter(|lane| !lane.piece.sequences.is_empty()) {
+        let mut work = Vec::with_capacity(MOST_LANES);
+        let (busy, working) = self.busy_mut();
+        for lane in busy {
             let (output, tail) = rest.split_at_mut(lane.piece.rows.len() * model.hidden_size);
             rest = tail;
             work.push((lane, output));
         }
-        let working = &*working;
         pool.install(|| {
             work.into_par_iter().with_max_len(1).for_each(|(lane, output)| {
                 let LaneMemory { piece, activations, .. } = lane;
-                let view = View { model, table, parameters, batch, piece, randomness, answers };
+                let view = View { model, table, parameters, batch, piece, purpose };
                 let new = || Working::new(model.n_layers);
                 working.lend(new, |Working { scratch, activations: unkept, .. }| {
-                    let kept = if answers { unkept } else { activations };
-                    forward(
-                        &mut Lane { view, gradient: &mut [], d_tokens: &mut [], scratch },
-                        kept,
-                    );
+                    let kept = if view.answers() { unkept } else { activations };
+                    let mut lane = Lane { view, gradient: &mut [], d_tokens: &mut [], scratch };
+                    forward(&mut lane, kept);
                     output.copy_from_slice(&kept.head.output);
                 });
             });
         });
+        self.head_rows = head_rows;
     }
 
     fn assign(&mut self, batch: &Batch, lanes: usize) {

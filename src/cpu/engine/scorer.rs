@@ -1,12 +1,13 @@
 //! The model for answering only: weights, and no gradients or moments.
 
 use super::idle::Idle;
-use super::lanes::{Lanes, Network, Purpose};
+use super::lanes::{Lanes, Network};
 use super::{bias_rows, item_rows, thread_pool};
 use crate::Result;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::cpu::item_softmax::Problem;
+use crate::cpu::lane::Purpose;
 use crate::cpu::rank;
 use crate::cpu::top_k::{Best, Entry, NotFinite, TILE_ITEMS, TILE_ROWS, top_k};
 use crate::cpu::vector::{dot, vectorized};
