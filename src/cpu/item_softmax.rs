@@ -19,14 +19,15 @@
 
 use super::gbce::{self, Negatives};
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
-use super::math::{exp, exp_below};
+use super::math::{exp, exp_below, exp_below_vector};
 use super::tiles::{Chunk, EVEN_COLUMNS, Span, TILE_ROWS, TileRows, Tiling};
-use super::vector::{add_scaled, dot, larger, vectorized};
+use super::vector::{add_scaled, dot, larger, load, store, vectorized, with_simd};
 use crate::batch::Segments;
+use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
-/// Columns whose maxima and sums are taken at a time, as long as there are so many.
-const STRIP: usize = 32;
+/// Vectors of columns whose maxima and sums are taken at a time, as long as there are so many.
+const STRIP: usize = 4;
 
 /// What the head and the output table give.
 #[derive(Clone, Copy)]
@@ -118,47 +119,69 @@ pub fn fill_span(
 /// Turns products `[items, columns]` into e^(logit - maximum), with `maxima [columns]` raised first to the largest logit
 /// of their column where that is larger, and writes the sum of each column.
 pub fn exponentials(bias: &[f32], tile: &mut [f32], maxima: &mut [f32], sums: &mut [f32]) {
-    let wide = maxima.len() / STRIP * STRIP;
-    let rest = wide..maxima.len();
-    vectorized(
-        #[inline(always)]
-        || {
-            exponentials_by_strips::<STRIP>(bias, tile, 0..wide, maxima, sums);
-            exponentials_by_strips::<EVEN_COLUMNS>(bias, tile, rest, maxima, sums);
-        },
-    );
+    with_simd(Exponentials { bias, tile, maxima, sums });
 }
 
-/// `W` columns at a time, so that their maxima and sums stay in registers.
-#[inline(always)]
-fn exponentials_by_strips<const W: usize>(
-    bias: &[f32],
-    tile: &mut [f32],
-    strips: Range<usize>,
-    maxima: &mut [f32],
-    sums: &mut [f32],
-) {
-    let columns = maxima.len();
-    for first in strips.step_by(W) {
-        let (Some(tops), Some(totals)) =
-            (maxima[first..].first_chunk_mut::<W>(), sums[first..].first_chunk_mut::<W>())
-        else {
-            unreachable!("columns are whole strips")
-        };
-        let mut top = *tops;
-        for (row, &bias) in tile[first..].chunks(columns).zip(bias) {
-            for (top, &x) in top.iter_mut().zip(&row[..W]) {
-                *top = larger(*top, x + bias);
+/// Written in vectors, since the compiler made the search for the largest logit scalar.
+struct Exponentials<'a> {
+    bias: &'a [f32],
+    tile: &'a mut [f32],
+    maxima: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for Exponentials<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let (columns, width) = (self.maxima.len(), STRIP * S::F32_LANES);
+        let wide = columns / width * width;
+        for first in (0..wide).step_by(width) {
+            self.strip::<S, STRIP>(simd, first..first + width);
+        }
+        for first in (wide..columns).step_by(S::F32_LANES) {
+            self.strip::<S, 1>(simd, first..(first + S::F32_LANES).min(columns));
+        }
+    }
+}
+
+impl Exponentials<'_> {
+    /// The columns `strip`, which fill `N` vectors, or one of them in part; maxima and sums stay in registers.
+    #[inline(always)]
+    fn strip<S: Simd, const N: usize>(&mut self, simd: S, strip: Range<usize>) {
+        let (columns, lanes) = (self.maxima.len(), S::F32_LANES);
+        let zero = simd.splat_f32s(0.0);
+        let (mut tops, mut totals) = ([zero; N], [zero; N]);
+        for (top, maxima) in tops.iter_mut().zip(self.maxima[strip.clone()].chunks(lanes)) {
+            *top = load(simd, maxima);
+        }
+        for (row, &bias) in self.tile.chunks_exact(columns).zip(self.bias) {
+            let bias = simd.splat_f32s(bias);
+            for (top, x) in tops.iter_mut().zip(row[strip.clone()].chunks(lanes)) {
+                *top = simd.max_f32s(*top, simd.add_f32s(load(simd, x), bias));
             }
         }
-        let mut total = [0.0; W];
-        for (row, &bias) in tile[first..].chunks_mut(columns).zip(bias) {
-            for ((x, &top), total) in row[..W].iter_mut().zip(&top).zip(&mut total) {
-                *x = exp_below(*x + bias - top);
-                *total += *x;
+        for (row, &bias) in self.tile.chunks_exact_mut(columns).zip(self.bias) {
+            let bias = simd.splat_f32s(bias);
+            let sums = tops.iter().zip(&mut totals);
+            for ((&top, total), x) in sums.zip(row[strip.clone()].chunks_mut(lanes)) {
+                let logit = simd.add_f32s(load(simd, x), bias);
+                let value = exp_below_vector(simd, simd.sub_f32s(logit, top));
+                *total = simd.add_f32s(*total, value);
+                store(simd, x, value);
             }
         }
-        (*tops, *totals) = (top, total);
+        let out = self.maxima[strip.clone()].chunks_mut(lanes).zip(tops);
+        out.for_each(
+            #[inline(always)]
+            |(out, top)| store(simd, out, top),
+        );
+        let out = self.sums[strip].chunks_mut(lanes).zip(totals);
+        out.for_each(
+            #[inline(always)]
+            |(out, total)| store(simd, out, total),
+        );
     }
 }
 

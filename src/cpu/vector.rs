@@ -1,6 +1,6 @@
 //! Runs a loop with the widest vector instructions of this processor.
 
-use pulp::{Arch, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 use std::sync::LazyLock;
 
 /// Set to `portable`, this variable of the environment keeps to the target's baseline: what other processors run
@@ -28,6 +28,24 @@ pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
 #[inline(always)]
 pub fn with_simd<O: WithSimd>(operation: O) -> O::Output {
     ARCH.dispatch(operation)
+}
+
+/// As many elements as a vector has, or fewer and zeros.
+#[inline(always)]
+pub fn load<S: Simd>(simd: S, from: &[f32]) -> S::f32s {
+    match S::as_simd_f32s(from) {
+        ([vector, ..], _) => *vector,
+        _ => simd.partial_load_f32s(from),
+    }
+}
+
+/// Writes a vector, or as much of it as there is room for.
+#[inline(always)]
+pub fn store<S: Simd>(simd: S, to: &mut [f32], vector: S::f32s) {
+    match S::as_mut_simd_f32s(to) {
+        ([place, ..], _) => *place = vector,
+        (_, rest) => simd.partial_store_f32s(rest, vector),
+    }
 }
 
 /// Sum of `f` over the elements of `a` and `b`, in [`LANES`] interleaved partial sums.
