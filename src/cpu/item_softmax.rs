@@ -159,7 +159,7 @@ impl Exponentials<'_> {
         for (row, &bias) in self.tile.chunks_exact(columns).zip(self.bias) {
             let bias = simd.splat_f32s(bias);
             for (top, x) in tops.iter_mut().zip(row[strip.clone()].chunks(lanes)) {
-                *top = simd.max_f32s(*top, simd.add_f32s(load(simd, x), bias));
+                *top = simd.max_f32s(simd.add_f32s(load(simd, x), bias), *top);
             }
         }
         for (row, &bias) in self.tile.chunks_exact_mut(columns).zip(self.bias) {
@@ -172,16 +172,12 @@ impl Exponentials<'_> {
                 store(simd, x, value);
             }
         }
-        let out = self.maxima[strip.clone()].chunks_mut(lanes).zip(tops);
-        out.for_each(
-            #[inline(always)]
-            |(out, top)| store(simd, out, top),
-        );
-        let out = self.sums[strip].chunks_mut(lanes).zip(totals);
-        out.for_each(
-            #[inline(always)]
-            |(out, total)| store(simd, out, total),
-        );
+        for (out, top) in self.maxima[strip.clone()].chunks_mut(lanes).zip(tops) {
+            store(simd, out, top);
+        }
+        for (out, total) in self.sums[strip].chunks_mut(lanes).zip(totals) {
+            store(simd, out, total);
+        }
     }
 }
 

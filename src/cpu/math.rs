@@ -10,8 +10,6 @@ const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 /// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
 const ROUNDER: f32 = 12_582_912.0;
-/// Minimax polynomial of (e^r - 1 - r) / r² on |r| <= ln 2 / 2 (Cephes' coefficients), from r^5 down.
-const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
 
 /// e^x to about one unit in the last place; arguments below -87.3 give the smallest normal numbers,
 /// above 88.3 about 2e38. NaN stays NaN.
@@ -29,38 +27,34 @@ pub fn exp_below(x: f32) -> f32 {
 /// [`exp`] of what lies from -87.3 to 88.3.
 #[inline(always)]
 fn exp_between(x: f32) -> f32 {
-    let shifted = x.mul_add(LOG2_E, ROUNDER);
-    let n = shifted - ROUNDER;
-    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
-    // By Estrin's scheme: fewer terms wait for one another than by Horner's, and of loops as long as these a processor has
-    // few turns in flight.
-    let r2 = r * r;
-    let high = r.mul_add(EXP[0], EXP[1]);
-    let middle = r.mul_add(EXP[2], EXP[3]);
-    let low = r.mul_add(EXP[4], EXP[5]);
-    let p = high.mul_add(r2, middle).mul_add(r2, low);
-    let mantissa = p.mul_add(r2, r + 1.0);
-    // 2^n by its exponent bits: the low bits of `shifted` are n, and n + 127 lies in 1..=254.
-    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    mantissa * scale
+    exp_between_vector(pulp::Scalar::new(), x)
 }
 
 /// [`exp_below`] of a vector, bit for bit: for loops that the compiler does not turn into vectors as they should be.
 #[inline(always)]
 pub fn exp_below_vector<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let least = simd.splat_f32s(-87.3);
-    let x = simd.select_f32s(simd.less_than_f32s(x, least), least, x);
+    exp_between_vector(simd, simd.select_f32s(simd.less_than_f32s(x, least), least, x))
+}
+
+/// [`exp_between`] of a vector; a number is one of a single lane.
+#[inline(always)]
+fn exp_between_vector<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let rounder = simd.splat_f32s(ROUNDER);
     let shifted = simd.mul_add_f32s(x, simd.splat_f32s(LOG2_E), rounder);
     let n = simd.sub_f32s(shifted, rounder);
     let r = simd.mul_add_f32s(n, simd.splat_f32s(-LN2_HIGH), x);
     let r = simd.mul_add_f32s(n, simd.splat_f32s(-LN2_LOW), r);
+    // Minimax polynomial of e^r on |r| <= ln 2 / 2 (Cephes' coefficients), by Estrin's scheme: fewer terms wait for one
+    // another than by Horner's, and of loops as long as these a processor has few turns in flight.
     let r2 = simd.mul_f32s(r, r);
-    let high = simd.mul_add_f32s(r, simd.splat_f32s(EXP[0]), simd.splat_f32s(EXP[1]));
-    let middle = simd.mul_add_f32s(r, simd.splat_f32s(EXP[2]), simd.splat_f32s(EXP[3]));
-    let low = simd.mul_add_f32s(r, simd.splat_f32s(EXP[4]), simd.splat_f32s(EXP[5]));
+    let high = simd.mul_add_f32s(r, simd.splat_f32s(1.987_569_1e-4), simd.splat_f32s(1.398_2e-3));
+    let middle =
+        simd.mul_add_f32s(r, simd.splat_f32s(8.333_452e-3), simd.splat_f32s(4.166_579_6e-2));
+    let low = simd.mul_add_f32s(r, simd.splat_f32s(0.166_666_65), simd.splat_f32s(0.5));
     let p = simd.mul_add_f32s(simd.mul_add_f32s(high, r2, middle), r2, low);
     let mantissa = simd.mul_add_f32s(p, r2, simd.add_f32s(r, simd.splat_f32s(1.0)));
+    // 2^n by its exponent bits: the low bits of `shifted` are n, and n + 127 lies in 1..=254.
     let exponent = simd.add_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(127));
     let scale = simd.wrapping_dyn_shl_u32s(exponent, simd.splat_u32s(23));
     simd.mul_f32s(mantissa, simd.transmute_f32s_u32s(scale))
