@@ -2,20 +2,21 @@
 //! context = dropout(softmax(q kᵀ / √K)) v, with queries at all rows or only at those that are read, and keys
 //! at all rows or, causal, only up to the query's own.
 //!
-//! Causal queries are worked on in tiles, each with the keys that its last query sees: what lies beyond is neither
-//! computed nor read, but for the zeros among the probabilities.
+//! Queries are worked on in tiles, so that what lies between two products stays in the first caches; causal, with
+//! the keys that a tile's last query sees: what lies beyond is neither computed nor read.
 //!
 //! Forward keeps the probabilities, one sign bit each telling whether dropout took it: backward then needs
-//! neither exponentials nor random numbers.
+//! neither exponentials nor random numbers. A row of them is filled up to whole vectors with zeros.
 
 use super::dropout::AttentionDropout;
-use super::gemm::{Into, Matrix, MatrixMut, multiply};
+use super::gemm::{Into, Matrix, MatrixMut};
 use super::lane::Rows;
 use super::math::exp;
+use super::small_product::{EVEN_COLUMNS, Panels, Right, multiply};
 use super::vector::{dot, max, sum, vectorized};
 
-/// Queries of a tile where each sees other keys.
-const CAUSAL_QUERIES: usize = 64;
+/// Most queries of a tile.
+const TILE_QUERIES: usize = 54;
 
 /// One lane's sequences and the sizes of its heads.
 #[derive(Clone, Copy)]
@@ -46,8 +47,9 @@ struct Head {
     keys: usize,
     /// First channel.
     channel: usize,
-    /// First element among the probabilities.
+    /// First element among the probabilities, and from one query's to the next one's.
     probability: usize,
+    row_stride: usize,
     /// sequence · H + head, within the whole batch.
     sequence_head: u32,
 }
@@ -61,11 +63,23 @@ struct Tile {
     keys: usize,
 }
 
+/// Elements of a row of probabilities of `keys` keys.
+pub(super) fn row_len(keys: usize) -> usize {
+    keys.next_multiple_of(EVEN_COLUMNS)
+}
+
+/// Elements of a thread's buffers where no sequence has more than `keys` tokens, and no head more than `width` channels.
+pub(super) fn scratch_len(keys: usize, width: usize) -> u128 {
+    2 * (TILE_QUERIES + width) as u128 * row_len(keys) as u128
+}
+
 impl Sequences<'_> {
     /// Elements that the probabilities of all heads and sequences take.
     pub fn probability_count(&self) -> usize {
         let lengths = self.cu_seqlens.windows(2).zip(self.cu_queries.windows(2));
-        lengths.map(|(k, q)| (k[1] - k[0]) as usize * (q[1] - q[0]) as usize).sum::<usize>()
+        lengths
+            .map(|(k, q)| row_len((k[1] - k[0]) as usize) * (q[1] - q[0]) as usize)
+            .sum::<usize>()
             * self.heads
     }
 
@@ -102,18 +116,17 @@ impl Sequences<'_> {
                     keys,
                     channel: head * self.head_width(),
                     probability,
+                    row_stride: row_len(keys),
                     sequence_head: ((self.first + sequence) * self.heads + head) as u32,
                 });
-                probability += keys * queries;
+                probability += row_len(keys) * queries;
             }
         }
     }
 
-    /// A head's queries, all at once where all see all keys.
     fn tiles(&self, head: &Head) -> impl DoubleEndedIterator<Item = Tile> {
-        let most = if self.causal { CAUSAL_QUERIES } else { head.queries.max(1) };
-        (0..head.queries).step_by(most).map(move |first| {
-            let queries = most.min(head.queries - first);
+        (0..head.queries).step_by(TILE_QUERIES).map(move |first| {
+            let queries = TILE_QUERIES.min(head.queries - first);
             Tile { first, queries, keys: self.visible(head, first + queries - 1) }
         })
     }
@@ -129,9 +142,9 @@ impl Sequences<'_> {
     }
 
     /// Keys where `part` is 0, values where it is 1.
-    fn key_matrix<'a>(&self, head: &Head, tile: &Tile, kv: &'a [f32], part: usize) -> Matrix<'a> {
+    fn key_matrix<'a>(&self, head: &Head, kv: &'a [f32], part: usize) -> Matrix<'a> {
         let first = (head.key * 2 + part) * self.width + head.channel;
-        Matrix::strided(&kv[first..], tile.keys, self.head_width(), 2 * self.width)
+        Matrix::strided(&kv[first..], head.keys, self.head_width(), 2 * self.width)
     }
 
     fn key_matrix_mut<'a>(
@@ -147,27 +160,33 @@ impl Sequences<'_> {
 }
 
 impl Tile {
-    /// Its part of a head's `[queries, keys]` matrix.
-    fn scores<'a>(&self, head: &Head, x: &'a [f32]) -> Matrix<'a> {
-        Matrix::strided(&x[self.first * head.keys..], self.queries, self.keys, head.keys)
-    }
-
-    fn scores_mut<'a>(&self, head: &Head, x: &'a mut [f32]) -> MatrixMut<'a> {
-        MatrixMut::strided(&mut x[self.first * head.keys..], self.queries, self.keys, head.keys)
-    }
-
-    /// Its elements in such a matrix, rows at full length.
+    /// Its rows of a head's `[queries, keys]` matrix.
     fn elements(&self, head: &Head) -> std::ops::Range<usize> {
-        self.first * head.keys..(self.first + self.queries) * head.keys
+        let first = head.probability + self.first * head.row_stride;
+        first..first + self.queries * head.row_stride
+    }
+
+    /// Such rows as a matrix of the keys that are seen.
+    fn scores<'a>(&self, head: &Head, rows: &'a [f32]) -> Matrix<'a> {
+        Matrix::strided(rows, self.queries, self.keys, head.row_stride)
+    }
+
+    /// The same, with what fills up rows.
+    fn scores_mut<'a>(&self, head: &Head, rows: &'a mut [f32]) -> MatrixMut<'a> {
+        MatrixMut::strided(rows, self.queries, row_len(self.keys), head.row_stride)
     }
 }
 
-/// Matrices of one head, `[queries, keys]`.
+/// Matrices of one tile, `[queries, keys]`, and what products need.
 #[derive(Default)]
 pub struct Scratch {
     dropped: Vec<f32>,
     d_scores: Vec<f32>,
     halves: Vec<u16>,
+    keys: Panels,
+    values: Panels,
+    queries: Panels,
+    d_context: Panels,
 }
 
 /// Writes the signed probabilities and `context [Tq, D]` from `q [Tq, D]` and `kv [T, 2D]`.
@@ -182,42 +201,45 @@ pub fn forward(
 ) {
     let scale = 1.0 / (sequences.head_width() as f32).sqrt();
     sequences.for_each_head(|head| {
-        if head.queries == 0 {
-            return;
-        }
-        let elements = head.queries * head.keys;
-        let scores = &mut probabilities[head.probability..][..elements];
+        let Scratch { keys, values, dropped, halves, .. } = &mut *scratch;
+        let keys = Right::new(sequences.key_matrix(&head, kv, 0).t(), keys);
+        let values = Right::new(sequences.key_matrix(&head, kv, 1), values);
         for tile in sequences.tiles(&head) {
+            let scores = &mut probabilities[tile.elements(&head)];
             let queries = sequences.query_matrix(&head, &tile, q);
-            let keys = sequences.key_matrix(&head, &tile, kv, 0);
-            multiply(tile.scores_mut(&head, scores), Into::Assign, scale, queries, keys.t());
-        }
-        vectorized(
-            #[inline(always)]
-            || {
-                for (query, row) in scores.chunks_exact_mut(head.keys).enumerate() {
-                    let (seen, unseen) = row.split_at_mut(sequences.visible(&head, query));
-                    softmax(seen);
-                    // A probability of 0 takes no part in anything that backward does.
-                    unseen.fill(0.0);
+            multiply(tile.scores_mut(&head, scores), Into::Assign, scale, queries, keys);
+            score_probabilities(sequences, &head, &tile, scores);
+            let weights: &[f32] = match dropout {
+                None => scores,
+                Some(dropout) => {
+                    dropped.resize(scores.len(), 0.0);
+                    drop_probabilities(sequences, &head, &tile, dropout, scores, dropped, halves);
+                    dropped
                 }
-            },
-        );
-        let weights: &[f32] = match dropout {
-            None => scores,
-            Some(dropout) => {
-                scratch.dropped.resize(elements, 0.0);
-                let Scratch { dropped, halves, .. } = &mut *scratch;
-                drop_probabilities(sequences, &head, dropout, scores, dropped, halves);
-                dropped
-            }
-        };
-        for tile in sequences.tiles(&head) {
-            let values = sequences.key_matrix(&head, &tile, kv, 1);
+            };
             let out = sequences.query_matrix_mut(&head, &tile, context);
-            multiply(out, Into::Assign, 1.0, tile.scores(&head, weights), values);
+            let weights = tile.scores(&head, weights);
+            multiply(out, Into::Assign, 1.0, weights, values.rows(tile.keys));
         }
     });
+}
+
+/// Turns a tile's scores into probabilities, 0 where a query does not see a key.
+fn score_probabilities(sequences: &Sequences, head: &Head, tile: &Tile, scores: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (row, query) in scores.chunks_exact_mut(head.row_stride).zip(tile.first..) {
+                let seen = sequences.visible(head, query);
+                let (row, unseen) = row[..row_len(tile.keys)].split_at_mut(row_len(seen));
+                row[seen..].fill(f32::NEG_INFINITY);
+                softmax(row);
+                // A probability of 0 takes no part in anything that backward does.
+                row[seen..].fill(0.0);
+                unseen.fill(0.0);
+            }
+        },
+    );
 }
 
 #[inline(always)]
@@ -236,6 +258,7 @@ pub(super) fn softmax(row: &mut [f32]) {
 fn drop_probabilities(
     sequences: &Sequences,
     head: &Head,
+    tile: &Tile,
     dropout: &AttentionDropout,
     scores: &mut [f32],
     dropped: &mut [f32],
@@ -244,11 +267,14 @@ fn drop_probabilities(
     vectorized(
         #[inline(always)]
         || {
-            let rate = dropout.rate;
-            let rows = scores.chunks_exact_mut(head.keys).zip(dropped.chunks_exact_mut(head.keys));
-            for (query, (row, dropped)) in rows.enumerate() {
+            let (rate, keys) = (dropout.rate, row_len(tile.keys));
+            let rows = scores
+                .chunks_exact_mut(head.row_stride)
+                .zip(dropped.chunks_exact_mut(head.row_stride));
+            for ((row, dropped), query) in rows.zip(tile.first..) {
                 let position = sequences.position(head, query);
-                dropout.row(head.sequence_head, position as u32, head.keys, halves);
+                dropout.row(head.sequence_head, position as u32, keys, halves);
+                let (row, dropped) = (&mut row[..keys], &mut dropped[..keys]);
                 for ((p, out), &half) in row.iter_mut().zip(dropped).zip(&*halves) {
                     let factor = rate.factor(half);
                     *out = *p * factor;
@@ -277,30 +303,31 @@ pub fn backward(
     d_kv: &mut [f32],
 ) {
     let scale = 1.0 / (sequences.head_width() as f32).sqrt();
+    let Scratch { dropped, d_scores, .. } = scratch;
     sequences.for_each_head(|head| {
-        let elements = head.queries * head.keys;
-        scratch.dropped.resize(elements, 0.0);
-        scratch.d_scores.resize(elements, 0.0);
-        let probabilities = &probabilities[head.probability..][..elements];
+        let values = sequences.key_matrix(&head, kv, 1).t();
+        let values = Right::new(values, &mut scratch.values);
+        let keys = Right::new(sequences.key_matrix(&head, kv, 0), &mut scratch.keys);
         let mut into = Into::Assign;
         // The last tile first: it sees all keys that any does.
         for tile in sequences.tiles(&head).rev() {
             if into == Into::Assign {
                 zero_keys(sequences, &head, tile.keys, d_kv);
             }
-            let values = sequences.key_matrix(&head, &tile, kv, 1);
+            let probabilities = &probabilities[tile.elements(&head)];
+            dropped.resize(probabilities.len(), 0.0);
+            d_scores.resize(probabilities.len(), 0.0);
             let d_out = sequences.query_matrix(&head, &tile, d_context);
-            let product = tile.scores_mut(&head, &mut scratch.d_scores);
-            multiply(product, Into::Assign, 1.0, d_out, values.t());
-            score_gradients(&head, &tile, survivor_scale, probabilities, scratch);
-            let weights = tile.scores(&head, &scratch.dropped);
-            let d_scores = tile.scores(&head, &scratch.d_scores);
+            multiply(tile.scores_mut(&head, d_scores), Into::Assign, 1.0, d_out, values);
+            score_gradients(&head, &tile, survivor_scale, probabilities, dropped, d_scores);
+            let (weights, d_scores) = (tile.scores(&head, dropped), tile.scores(&head, d_scores));
+            let d_queries = sequences.query_matrix_mut(&head, &tile, d_q);
+            multiply(d_queries, Into::Assign, scale, d_scores, keys.rows(tile.keys));
+            let d_out = Right::new(d_out, &mut scratch.d_context);
             let d_values = sequences.key_matrix_mut(&head, &tile, d_kv, 1);
             multiply(d_values, into, 1.0, weights.t(), d_out);
-            let keys = sequences.key_matrix(&head, &tile, kv, 0);
-            let d_queries = sequences.query_matrix_mut(&head, &tile, d_q);
-            multiply(d_queries, Into::Assign, scale, d_scores, keys);
             let queries = sequences.query_matrix(&head, &tile, q);
+            let queries = Right::new(queries, &mut scratch.queries);
             let d_keys = sequences.key_matrix_mut(&head, &tile, d_kv, 0);
             multiply(d_keys, into, scale, d_scores.t(), queries);
             into = Into::Add;
@@ -321,28 +348,28 @@ fn zero_keys(sequences: &Sequences, head: &Head, first: usize, d_kv: &mut [f32])
     }
 }
 
-/// Replaces a tile's dw in `d_scores` by ds and fills its part of `dropped` with w.
+/// Replaces a tile's dw in `d_scores` by ds and fills its `weights` with w.
 fn score_gradients(
     head: &Head,
     tile: &Tile,
     survivor_scale: f32,
     probabilities: &[f32],
-    scratch: &mut Scratch,
+    weights: &mut [f32],
+    d_scores: &mut [f32],
 ) {
     // By the sign's bits, and without a reference to the scale: the compiler then neither branches nor loads.
     let kept = survivor_scale.to_bits();
     let factor = move |p: f32| f32::from_bits(kept & !((p.to_bits() as i32 >> 31) as u32));
-    let (keys, elements) = (head.keys, tile.elements(head));
+    let (keys, row_stride) = (row_len(tile.keys), head.row_stride);
     vectorized(
         #[inline(always)]
         || {
-            let rows = probabilities[elements.clone()]
-                .chunks_exact(keys)
-                .zip(scratch.dropped[elements.clone()].chunks_exact_mut(keys))
-                .zip(scratch.d_scores[elements].chunks_exact_mut(keys));
+            let rows = probabilities
+                .chunks_exact(row_stride)
+                .zip(weights.chunks_exact_mut(row_stride))
+                .zip(d_scores.chunks_exact_mut(row_stride));
             for ((probabilities, weights), d_scores) in rows {
-                let weights = &mut weights[..tile.keys];
-                let d_scores = &mut d_scores[..tile.keys];
+                let (weights, d_scores) = (&mut weights[..keys], &mut d_scores[..keys]);
                 for (weight, &p) in weights.iter_mut().zip(probabilities) {
                     *weight = p * factor(p);
                 }

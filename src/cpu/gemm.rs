@@ -5,11 +5,11 @@ use std::ops::Range;
 /// A read-only matrix inside a slice; element (i, j) is `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a> Matrix<'a> {
@@ -38,10 +38,10 @@ impl<'a> Matrix<'a> {
 
 /// A writable row-major matrix inside a slice.
 pub struct MatrixMut<'a> {
-    data: &'a mut [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
+    pub(super) data: &'a mut [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
 }
 
 impl<'a> MatrixMut<'a> {
@@ -58,7 +58,8 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
-fn span(rows: usize, columns: usize, row_stride: usize) -> usize {
+/// Elements from the first to the last of a matrix.
+pub(super) fn span(rows: usize, columns: usize, row_stride: usize) -> usize {
     if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + columns }
 }
 

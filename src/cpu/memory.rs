@@ -1,7 +1,7 @@
 //! How much memory the engine takes: for any sizes, before anything is allocated.
 
 use super::engine::{LANES, lane_tokens};
-use super::{absorbed_attention, ffn, rank, streamed_softmax, tiles};
+use super::{absorbed_attention, attention, ffn, rank, streamed_softmax, tiles};
 use crate::config::ModelConfig;
 use crate::model::params::ParameterTable;
 
@@ -30,7 +30,8 @@ pub struct BatchSizes {
 pub fn batch_bytes(model: &ModelConfig, items: usize, threads: usize, batch: BatchSizes) -> u128 {
     let [d, f, threads] = [model.hidden_size, model.inner_size, threads].map(|size| size as u128);
     let ffn_rows = batch.tokens.min((LANES * ffn::CHUNK) as u128);
-    F32 * (activations(model, batch) + 2 * ffn_rows * f + threads * 2 * d * f)
+    let of_thread = 2 * d * f + attention::scratch_len(batch.longest, model.hidden_size);
+    F32 * (activations(model, batch) + 2 * ffn_rows * f + threads * of_thread)
         + F32 * (tile_elements(items, batch.tokens, d) + threads * score_elements(items))
 }
 
@@ -42,20 +43,20 @@ pub fn answer_bytes(model: &ModelConfig, threads: usize, batch: BatchSizes) -> u
     let lane = BatchSizes { tokens, ..batch };
     let ffn_rows = tokens.min(ffn::CHUNK as u128);
     let absorbed = absorbed_attention::scratch_len(d, model.n_heads as u128);
-    let of_thread = activations(model, lane) + 2 * ffn_rows * f + 2 * d * f + absorbed;
+    let attention = attention::scratch_len(batch.longest, model.hidden_size);
+    let of_thread = activations(model, lane) + 2 * ffn_rows * f + 2 * d * f + absorbed + attention;
     F32 * (batch.tokens * d + threads * of_thread)
 }
 
 /// Elements of activations and their gradients.
 fn activations(model: &ModelConfig, batch: BatchSizes) -> u128 {
-    let [d, f, h, n, longest] =
-        [model.hidden_size, model.inner_size, model.n_heads, model.n_layers, batch.longest]
-            .map(|size| size as u128);
+    let [d, f, h, n] = [model.hidden_size, model.inner_size, model.n_heads, model.n_layers]
+        .map(|size| size as u128);
     // q, k, v, context, middle, output and two norms with their outputs; u; probabilities.
-    let layer = 10 * d + f + h * longest;
-    // Embedding 2, head 3, gradients 7, token and row gradients 2, head rows 1, buffers 3; a head's scores. Gradients
-    // and buffers are a thread's, so that few threads take less.
-    let once = 18 * d + 2 * longest;
+    let layer = 10 * d + f + h * attention::row_len(batch.longest) as u128;
+    // Embedding 2, head 3, gradients 7, token and row gradients 2, head rows 1, buffers 3. Gradients and buffers are a
+    // thread's, so that few threads take less.
+    let once = 18 * d;
     batch.tokens * (n * layer + once)
 }
 
@@ -112,8 +113,9 @@ mod tests {
         // 16 lanes of 192 rows, two buffers each, u of every layer, and the transposes of two weights.
         let wide = bytes(1_000_000, 10_000, 1) - bytes(0, 10_000, 1);
         assert_eq!(wide, 4 * 1_000_000 * (2 * 3072 + 2 * 10_000 + 2 * 64));
-        // Probabilities of each layer and head, and one head's scores with their gradient.
-        let long = bytes(1, 4096, 4096) - bytes(1, 4096, 0);
-        assert_eq!(long, 4 * 4096 * 4096 * (2 * 2 + 2));
+        // Probabilities of each layer and head, rows of whole vectors; a tile's weights and score gradients, and
+        // the keys and values of a head.
+        let long = bytes(1, 4096, 4090) - bytes(1, 4096, 0);
+        assert_eq!(long, 4 * 4096 * (4096 * 2 * 2 + 2 * 54 + 2 * 64));
     }
 }

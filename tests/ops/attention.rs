@@ -306,7 +306,8 @@ fn large_scores_do_not_overflow() {
         width,
         causal: false,
     };
-    let (mut probabilities, mut context) = ([0.0; 3], [0.0; 4]);
+    let mut probabilities = vec![0.0; sequences.probability_count()];
+    let mut context = [0.0; 4];
     let scratch = &mut Scratch::default();
     attention::forward(&sequences, None, &q, &kv, scratch, &mut probabilities, &mut context);
     LargeScores::hold(&context);

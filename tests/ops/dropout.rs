@@ -52,7 +52,7 @@ fn probabilities(address: (u64, u64, u32), rate: f64, length: usize) -> Vec<f32>
         &vec![0.0; length * length],
         &kv,
         &mut Scratch::default(),
-        &mut vec![0.0; length * length],
+        &mut vec![0.0; sequences.probability_count()],
         &mut context,
     );
     context
