@@ -1,7 +1,7 @@
 //! b4r and PyTorch in turn, on the same sequences.
 
 use super::bars::Bars;
-use super::rates::{Rates, median};
+use super::rates::{median, product_gflops};
 use super::report::Report;
 use super::settings::Settings;
 use super::twin::{Trained, Twin, VARIANTS, Variant};
@@ -19,8 +19,10 @@ struct Row {
     attention_dropout: f64,
     threads: usize,
     b4r_tokens_a_second: f64,
-    /// Needed FLOPs over the better rate of matrix products.
+    /// Needed FLOPs over the better of the products' rates.
     b4r_utilisation: f64,
+    gemm_gflops: f64,
+    pytorch_gflops: f64,
     /// The better of eager and compiled.
     padded_tokens_a_second: Option<f64>,
     padded_by: Option<&'static str>,
@@ -54,12 +56,21 @@ struct Ranked {
     times: f64,
 }
 
+/// What large products do in a round of a configuration.
 #[derive(Serialize)]
 struct Products {
-    threads: usize,
+    round: u64,
+    config: String,
+    attention_dropout: f64,
     gemm_gflops: f64,
     pytorch_gflops: f64,
-    pytorch: String,
+}
+
+/// All measurements, in the order in which they were taken.
+#[derive(Default)]
+struct Singles {
+    training: Vec<Single>,
+    products: Vec<Products>,
 }
 
 /// What is compared on one file of sequences.
@@ -68,7 +79,6 @@ struct Comparison<'a> {
     variants: Vec<Variant>,
     settings: Settings,
     workload: Workload,
-    best_gflops: f64,
 }
 
 /// `b4r-bench compare`.
@@ -85,10 +95,8 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
         VARIANTS.into_iter().filter(|variant| named.iter().any(|name| *name == variant.name));
     let variants: Vec<Variant> = variants.collect();
     let mut report = Report::new("compare");
-    let Rates { threads, gemm_gflops, .. } = Rates::measure(settings.threads)?;
-    let pytorch_gflops = twin.matmul(threads, settings.limit)?;
     let folder = tempfile::tempdir().map_err(Error::io("make", Path::new("a temporary folder")))?;
-    let (mut rows, mut singles, mut ranked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut singles, mut ranked) = (Vec::new(), Singles::default(), Vec::new());
     for mut workload in workloads {
         let data = folder.path().join(format!("{}.inter", workload.name));
         workload.histories()?.write(&data)?;
@@ -98,7 +106,6 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
             variants: variants.clone(),
             settings: settings.clone(),
             workload,
-            best_gflops: gemm_gflops.max(pytorch_gflops),
         };
         for &attention_dropout in &settings.attention_dropouts {
             rows.push(comparison.train(attention_dropout, &mut singles)?);
@@ -113,32 +120,40 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
     if !ranked.is_empty() {
         report.table("evaluation", &ranked);
     }
-    let pytorch = twin.torch.clone();
-    report.table("products", &[Products { threads, gemm_gflops, pytorch_gflops, pytorch }]);
-    report.table("measurements", &singles);
-    report.note(
-        "Both sides read one file of sequences, mask a fifth of the items and have a hidden dropout of 0.1; loading, \
-         masking and optimizer are included. PyTorch's last layer works at every token, ours where it is read. \
-         utilisation: needed FLOPs over the better of both products. Peak memory: each measurement is a process of \
-         its own; PyTorch's is the least of its variants.",
-    );
+    report.table("products", &singles.products);
+    report.table("measurements", &singles.training);
+    report.note(format!(
+        "PyTorch {}. Both sides read one file of sequences, mask a fifth of the items and have a hidden dropout of 0.1; \
+         loading, masking and optimizer are included. PyTorch's last layer works at every token, ours where it is read. \
+         utilisation: needed FLOPs over the better of gemm's and PyTorch's product of 2048 x 2048 matrices, measured in \
+         each round between the others, medians all. Peak memory: each measurement is a process of its own; PyTorch's is \
+         the least of its variants.",
+        twin.torch
+    ));
     report.write(arguments)
 }
 
 impl Comparison<'_> {
-    fn train(&self, attention_dropout: f64, singles: &mut Vec<Single>) -> Result<Row> {
+    fn train(&self, attention_dropout: f64, singles: &mut Singles) -> Result<Row> {
         let Settings { threads, steps, rounds, limit, .. } = self.settings;
         let case =
             train::Case { workload: self.workload.clone(), threads, steps, attention_dropout };
         let mut ours: Vec<train::Measured> = Vec::new();
         let mut theirs: Vec<Vec<Trained>> = vec![Vec::new(); self.variants.len()];
         for round in 1..=rounds {
+            singles.products.push(Products {
+                round,
+                config: self.workload.name.clone(),
+                attention_dropout,
+                gemm_gflops: product_gflops(threads)?,
+                pytorch_gflops: self.twin.matmul(threads, limit)?,
+            });
             let mut note = |by: &'static str, tokens_a_second: f64, peak_bytes: u64| {
                 let (config, peak_mib) = (self.workload.name.clone(), mebibytes(peak_bytes as f64));
                 eprintln!(
                     "round {round}: {config}, attention dropout {attention_dropout}, {by}: {tokens_a_second:.0} tokens/s"
                 );
-                singles.push(Single {
+                singles.training.push(Single {
                     round,
                     config,
                     attention_dropout,
@@ -156,11 +171,22 @@ impl Comparison<'_> {
                 theirs.push(trained);
             }
         }
-        Ok(self.row(&case, &ours, &theirs))
+        let products = &singles.products[singles.products.len() - rounds as usize..];
+        Ok(self.row(&case, &ours, &theirs, products))
     }
 
-    fn row(&self, case: &train::Case, ours: &[train::Measured], theirs: &[Vec<Trained>]) -> Row {
-        let own = train::Row::new(case, ours, self.best_gflops);
+    fn row(
+        &self,
+        case: &train::Case,
+        ours: &[train::Measured],
+        theirs: &[Vec<Trained>],
+        products: &[Products],
+    ) -> Row {
+        let rate =
+            |of: fn(&Products) -> f64| median(&mut products.iter().map(of).collect::<Vec<_>>());
+        let gemm_gflops = rate(|products| products.gemm_gflops);
+        let pytorch_gflops = rate(|products| products.pytorch_gflops);
+        let own = train::Row::new(case, ours, gemm_gflops.max(pytorch_gflops));
         let middle = |rounds: &[Trained], of: fn(&Trained) -> f64| {
             median(&mut rounds.iter().map(of).collect::<Vec<_>>())
         };
@@ -185,6 +211,8 @@ impl Comparison<'_> {
             threads: own.threads,
             b4r_tokens_a_second: own.tokens_a_second,
             b4r_utilisation: own.utilisation,
+            gemm_gflops,
+            pytorch_gflops,
             padded_tokens_a_second: speed(padded),
             padded_by: padded.map(|(variant, _)| variant.name),
             bucketed_tokens_a_second: speed(bucketed),

@@ -87,7 +87,7 @@ impl Twin {
         self.python(&words, limit)
     }
 
-    /// GFLOP/s of its own product of 2048 x 2048 matrices.
+    /// GFLOP/s of its own product of 2048 x 2048 matrices, as [`super::rates::product_gflops`] takes it.
     ///
     /// # Errors
     /// [`Error::Config`].
