@@ -1,4 +1,4 @@
-//! The CPU engine: plain Rust over slices, with matrix products by the `gemm` crate.
+//! The CPU engine: plain Rust over slices, with large matrix products by the `gemm` crate.
 //!
 //! Every operation is a sequential function on slices in the file that bears its name; all parallelism is
 //! in [`engine`]. A batch is cut into lanes, contiguous runs of sequences, and a thread takes one lane at a

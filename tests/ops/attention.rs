@@ -313,6 +313,54 @@ fn large_scores_do_not_overflow() {
     LargeScores::hold(&context);
 }
 
+/// Two heads of `width` channels over one sequence of 60 tokens, more than a tile of queries has: the context, and the
+/// gradients of queries, and of keys and values.
+fn two_heads(width: usize, q: &[f32], kv: &[f32], d_context: &[f32]) -> [Vec<f32>; 3] {
+    let sequences = Sequences {
+        cu_seqlens: &[0, 60],
+        cu_queries: &[0, 60],
+        rows: Rows::All,
+        first: 0,
+        heads: 2,
+        width: 2 * width,
+        causal: false,
+    };
+    let mut scratch = Scratch::default();
+    let mut probabilities = vec![0.0; sequences.probability_count()];
+    let mut context = vec![f32::NAN; q.len()];
+    let p = &mut probabilities;
+    attention::forward(&sequences, None, q, kv, &mut scratch, p, &mut context);
+    let (mut d_q, mut d_kv) = (vec![f32::NAN; q.len()], vec![f32::NAN; kv.len()]);
+    let (s, dc) = (&mut scratch, d_context);
+    attention::backward(&sequences, 1.0, q, kv, &probabilities, dc, s, &mut d_q, &mut d_kv);
+    [context, d_q, d_kv]
+}
+
+/// Channels of zeros change nothing, once queries make up for the root of their number: heads whose rows are no
+/// whole vectors are those whose rows are.
+#[test]
+fn heads_of_odd_width_are_wider_ones_with_zeros() {
+    const ODD: usize = 5;
+    const WIDE: usize = 8;
+    let root = (WIDE as f32 / ODD as f32).sqrt();
+    let numbers = |count: usize, by: usize| -> Vec<f32> {
+        (0..count).map(|i| (i * by % 1009) as f32 / 504.5 - 1.0).collect()
+    };
+    let widened = |x: &[f32], factor: f32| -> Vec<f32> {
+        let heads = x.chunks(ODD).map(|head| head.iter().map(|x| x * factor));
+        heads.flat_map(|head| head.chain([0.0; WIDE - ODD])).collect()
+    };
+    let (q, kv) = (numbers(60 * 2 * ODD, 37), numbers(60 * 4 * ODD, 53));
+    let d_context = numbers(60 * 2 * ODD, 59);
+    let odd = two_heads(ODD, &q, &kv, &d_context);
+    let wide = two_heads(WIDE, &widened(&q, root), &widened(&kv, 1.0), &widened(&d_context, 1.0));
+    for ((odd, wide), factor) in odd.iter().zip(&wide).zip([1.0, 1.0 / root, 1.0]) {
+        for (index, (x, y)) in widened(odd, factor).iter().zip(wide).enumerate() {
+            assert!((x - y).abs() < 1e-5, "{index}: {x}, {y}");
+        }
+    }
+}
+
 /// Forward, and backward what is finite: gradients of weights that were made anew from the log-sum-exp.
 #[test]
 fn large_scores_do_not_overflow_on_the_gpu() {
