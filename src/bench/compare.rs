@@ -1,7 +1,7 @@
 //! b4r and PyTorch in turn, on the same sequences.
 
 use super::bars::Bars;
-use super::rates::{median, product_gflops};
+use super::rates::{median, median_of, product_gflops};
 use super::report::Report;
 use super::settings::Settings;
 use super::twin::{Trained, Twin, VARIANTS, Variant};
@@ -140,8 +140,9 @@ impl Comparison<'_> {
             train::Case { workload: self.workload.clone(), threads, steps, attention_dropout };
         let mut ours: Vec<train::Measured> = Vec::new();
         let mut theirs: Vec<Vec<Trained>> = vec![Vec::new(); self.variants.len()];
+        let mut products = Vec::new();
         for round in 1..=rounds {
-            singles.products.push(Products {
+            products.push(Products {
                 round,
                 config: self.workload.name.clone(),
                 attention_dropout,
@@ -171,8 +172,9 @@ impl Comparison<'_> {
                 theirs.push(trained);
             }
         }
-        let products = &singles.products[singles.products.len() - rounds as usize..];
-        Ok(self.row(&case, &ours, &theirs, products))
+        let row = self.row(&case, &ours, &theirs, &products);
+        singles.products.append(&mut products);
+        Ok(row)
     }
 
     fn row(
@@ -182,26 +184,24 @@ impl Comparison<'_> {
         theirs: &[Vec<Trained>],
         products: &[Products],
     ) -> Row {
-        let rate =
-            |of: fn(&Products) -> f64| median(&mut products.iter().map(of).collect::<Vec<_>>());
-        let gemm_gflops = rate(|products| products.gemm_gflops);
-        let pytorch_gflops = rate(|products| products.pytorch_gflops);
+        let gemm_gflops = median_of(products, |round| round.gemm_gflops);
+        let pytorch_gflops = median_of(products, |round| round.pytorch_gflops);
         let own = train::Row::new(case, ours, gemm_gflops.max(pytorch_gflops));
-        let middle = |rounds: &[Trained], of: fn(&Trained) -> f64| {
-            median(&mut rounds.iter().map(of).collect::<Vec<_>>())
-        };
         let speeds: Vec<(Variant, f64)> = self
             .variants
             .iter()
             .zip(theirs)
-            .map(|(variant, rounds)| (*variant, middle(rounds, |trained| trained.tokens_a_second)))
+            .map(|(variant, rounds)| {
+                (*variant, median_of(rounds, |trained| trained.tokens_a_second))
+            })
             .collect();
         let best = |bucketed: bool| {
             let of = speeds.iter().filter(|(variant, _)| (variant.name == "bucketed") == bucketed);
             of.max_by(|a, b| a.1.total_cmp(&b.1)).copied()
         };
         let (padded, bucketed) = (best(false), best(true));
-        let peaks = theirs.iter().map(|rounds| middle(rounds, |trained| trained.peak_bytes as f64));
+        let peaks =
+            theirs.iter().map(|rounds| median_of(rounds, |trained| trained.peak_bytes as f64));
         let peak = peaks.min_by(f64::total_cmp).map(mebibytes);
         let speed = |found: Option<(Variant, f64)>| found.map(|(_, speed)| speed);
         let times = |found| speed(found).map(|speed| own.tokens_a_second / speed);

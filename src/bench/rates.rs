@@ -10,7 +10,7 @@ use std::time::Instant;
 pub const PRODUCT: usize = 2048;
 /// Elements of each array of the measured sweep: far more than caches hold.
 const SWEEP: usize = 1 << 25;
-/// Times each is done, after one that does not count where the median does, not the best.
+/// Times each is done, after one that does not count.
 const REPEATS: usize = 5;
 
 /// Best rates of the processor.
@@ -31,8 +31,8 @@ impl Rates {
     /// [`Error::Config`] when the threads cannot be started.
     pub fn measure(threads: usize) -> Result<Self> {
         let pool = pool(threads)?;
-        let gemm_gflops = pool.install(|| product(|work| best_seconds(work)));
-        let memory_gbs = pool.install(sweep);
+        let gemm_gflops = gflops(least(&pool.install(product)));
+        let memory_gbs = (3 * SWEEP * size_of::<f32>()) as f64 / least(&pool.install(sweep)) / 1e9;
         Ok(Rates { threads, gemm_gflops, memory_gbs })
     }
 }
@@ -43,7 +43,7 @@ impl Rates {
 /// # Errors
 /// [`Error::Config`] when the threads cannot be started.
 pub fn product_gflops(threads: usize) -> Result<f64> {
-    Ok(pool(threads)?.install(|| product(|work| median_seconds(REPEATS, work))))
+    Ok(gflops(median(&mut pool(threads)?.install(product))))
 }
 
 /// A pool for measuring.
@@ -56,16 +56,24 @@ pub fn pool(threads: usize) -> Result<rayon::ThreadPool> {
 }
 
 /// Seconds of `work`: the median of `repeats` runs after one that does not count.
-pub fn median_seconds(repeats: usize, mut work: impl FnMut()) -> f64 {
+pub fn median_seconds(repeats: usize, work: impl FnMut()) -> f64 {
+    median(&mut seconds(repeats.max(1), work))
+}
+
+/// Seconds of each of `repeats` runs, after one that does not count.
+fn seconds(repeats: usize, mut work: impl FnMut()) -> Vec<f64> {
     work();
-    let mut seconds: Vec<f64> = (0..repeats.max(1))
-        .map(|_| {
-            let start = Instant::now();
-            work();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    median(&mut seconds)
+    let run = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    };
+    (0..repeats).map(run).collect()
+}
+
+/// The median of what `of` finds in each of `items`.
+pub fn median_of<T>(items: &[T], of: impl Fn(&T) -> f64) -> f64 {
+    median(&mut items.iter().map(of).collect::<Vec<_>>())
 }
 
 /// The middle value; of an even number the mean of both. 0 for none.
@@ -79,44 +87,42 @@ pub fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-fn best_seconds(mut work: impl FnMut()) -> f64 {
-    let run = |_| {
-        let start = Instant::now();
-        work();
-        start.elapsed().as_secs_f64()
-    };
-    (0..REPEATS).map(run).fold(f64::INFINITY, f64::min)
+fn least(seconds: &[f64]) -> f64 {
+    seconds.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-/// Threads share the rows, as in the engine: each product is one thread's. `seconds` times what it is given.
-fn product(seconds: impl FnOnce(&mut (dyn FnMut() + Send)) -> f64) -> f64 {
+/// Of a product that takes so long.
+fn gflops(seconds: f64) -> f64 {
+    2.0 * (PRODUCT as f64).powi(3) / seconds / 1e9
+}
+
+/// Threads share the rows, as in the engine: each product is one thread's. Seconds of each.
+fn product() -> Vec<f64> {
     let numbers = || (0..PRODUCT * PRODUCT).map(|i| (i % 7) as f32 - 3.0).collect::<Vec<_>>();
     let (a, b, mut out) = (numbers(), numbers(), vec![0.0f32; PRODUCT * PRODUCT]);
     let rows = PRODUCT / rayon::current_num_threads().next_power_of_two().min(PRODUCT);
     let b = Matrix::new(&b, PRODUCT, PRODUCT);
-    let seconds = seconds(&mut || {
+    seconds(REPEATS, || {
         out.par_chunks_mut(rows * PRODUCT).zip(a.par_chunks(rows * PRODUCT)).for_each(
             |(out, a)| {
                 let out = MatrixMut::new(out, rows, PRODUCT);
                 multiply(out, Into::Assign, 1.0, Matrix::new(a, rows, PRODUCT), b);
             },
         );
-    });
-    2.0 * (PRODUCT as f64).powi(3) / seconds / 1e9
+    })
 }
 
-fn sweep() -> f64 {
+fn sweep() -> Vec<f64> {
     let (b, c, mut a) = (vec![1.0f32; SWEEP], vec![2.0f32; SWEEP], vec![0.0f32; SWEEP]);
     let chunk = SWEEP / rayon::current_num_threads().next_power_of_two().min(SWEEP);
-    let seconds = best_seconds(|| {
+    seconds(REPEATS, || {
         let pieces = a.par_chunks_mut(chunk).zip(b.par_chunks(chunk)).zip(c.par_chunks(chunk));
         pieces.for_each(|((a, b), c)| {
             for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
                 *a = b + 3.0 * c;
             }
         });
-    });
-    (3 * SWEEP * size_of::<f32>()) as f64 / seconds / 1e9
+    })
 }
 
 #[cfg(test)]

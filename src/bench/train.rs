@@ -2,7 +2,7 @@
 
 use super::bars::Bars;
 use super::machine;
-use super::rates::{Rates, median};
+use super::rates::{Rates, median, median_of};
 use super::report::Report;
 use super::workload::Workload;
 use super::{case, settings::Settings};
@@ -94,8 +94,7 @@ pub struct Row {
 impl Row {
     /// Medians of the rounds of a case.
     pub fn new(case: &Case, rounds: &[Measured], gemm_gflops: f64) -> Self {
-        let middle =
-            |of: fn(&Measured) -> f64| median(&mut rounds.iter().map(of).collect::<Vec<_>>());
+        let middle = |of: fn(&Measured) -> f64| median_of(rounds, of);
         let (workload, tokens_a_second) = (&case.workload, middle(|m| m.tokens_a_second));
         let gflops = tokens_a_second * middle(|m| m.flops_a_token) / 1e9;
         Row {

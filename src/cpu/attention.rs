@@ -47,9 +47,8 @@ struct Head {
     keys: usize,
     /// First channel.
     channel: usize,
-    /// First element among the probabilities, and from one query's to the next one's.
+    /// First element among the probabilities.
     probability: usize,
-    row_stride: usize,
     /// sequence · H + head, within the whole batch.
     sequence_head: u32,
 }
@@ -116,7 +115,6 @@ impl Sequences<'_> {
                     keys,
                     channel: head * self.head_width(),
                     probability,
-                    row_stride: row_len(keys),
                     sequence_head: ((self.first + sequence) * self.heads + head) as u32,
                 });
                 probability += row_len(keys) * queries;
@@ -159,21 +157,28 @@ impl Sequences<'_> {
     }
 }
 
+impl Head {
+    /// From one query's probabilities to the next one's.
+    fn row_stride(&self) -> usize {
+        row_len(self.keys)
+    }
+}
+
 impl Tile {
     /// Its rows of a head's `[queries, keys]` matrix.
     fn elements(&self, head: &Head) -> std::ops::Range<usize> {
-        let first = head.probability + self.first * head.row_stride;
-        first..first + self.queries * head.row_stride
+        let first = head.probability + self.first * head.row_stride();
+        first..first + self.queries * head.row_stride()
     }
 
     /// Such rows as a matrix of the keys that are seen.
     fn scores<'a>(&self, head: &Head, rows: &'a [f32]) -> Matrix<'a> {
-        Matrix::strided(rows, self.queries, self.keys, head.row_stride)
+        Matrix::strided(rows, self.queries, self.keys, head.row_stride())
     }
 
     /// The same, with what fills up rows.
     fn scores_mut<'a>(&self, head: &Head, rows: &'a mut [f32]) -> MatrixMut<'a> {
-        MatrixMut::strided(rows, self.queries, row_len(self.keys), head.row_stride)
+        MatrixMut::strided(rows, self.queries, row_len(self.keys), head.row_stride())
     }
 }
 
@@ -201,6 +206,9 @@ pub fn forward(
 ) {
     let scale = 1.0 / (sequences.head_width() as f32).sqrt();
     sequences.for_each_head(|head| {
+        if head.queries == 0 {
+            return;
+        }
         let Scratch { keys, values, dropped, halves, .. } = &mut *scratch;
         let keys = Right::new(sequences.key_matrix(&head, kv, 0).t(), keys);
         let values = Right::new(sequences.key_matrix(&head, kv, 1), values);
@@ -229,7 +237,7 @@ fn score_probabilities(sequences: &Sequences, head: &Head, tile: &Tile, scores: 
     vectorized(
         #[inline(always)]
         || {
-            for (row, query) in scores.chunks_exact_mut(head.row_stride).zip(tile.first..) {
+            for (row, query) in scores.chunks_exact_mut(head.row_stride()).zip(tile.first..) {
                 let seen = sequences.visible(head, query);
                 let (row, unseen) = row[..row_len(tile.keys)].split_at_mut(row_len(seen));
                 row[seen..].fill(f32::NEG_INFINITY);
@@ -269,8 +277,8 @@ fn drop_probabilities(
         || {
             let (rate, keys) = (dropout.rate, row_len(tile.keys));
             let rows = scores
-                .chunks_exact_mut(head.row_stride)
-                .zip(dropped.chunks_exact_mut(head.row_stride));
+                .chunks_exact_mut(head.row_stride())
+                .zip(dropped.chunks_exact_mut(head.row_stride()));
             for ((row, dropped), query) in rows.zip(tile.first..) {
                 let position = sequences.position(head, query);
                 dropout.row(head.sequence_head, position as u32, keys, halves);
@@ -305,6 +313,10 @@ pub fn backward(
     let scale = 1.0 / (sequences.head_width() as f32).sqrt();
     let Scratch { dropped, d_scores, .. } = scratch;
     sequences.for_each_head(|head| {
+        if head.queries == 0 {
+            zero_keys(sequences, &head, 0, d_kv);
+            return;
+        }
         let values = sequences.key_matrix(&head, kv, 1).t();
         let values = Right::new(values, &mut scratch.values);
         let keys = Right::new(sequences.key_matrix(&head, kv, 0), &mut scratch.keys);
@@ -332,9 +344,6 @@ pub fn backward(
             multiply(d_keys, into, scale, d_scores.t(), queries);
             into = Into::Add;
         }
-        if into == Into::Assign {
-            zero_keys(sequences, &head, 0, d_kv);
-        }
     });
 }
 
@@ -360,7 +369,7 @@ fn score_gradients(
     // By the sign's bits, and without a reference to the scale: the compiler then neither branches nor loads.
     let kept = survivor_scale.to_bits();
     let factor = move |p: f32| f32::from_bits(kept & !((p.to_bits() as i32 >> 31) as u32));
-    let (keys, row_stride) = (row_len(tile.keys), head.row_stride);
+    let (keys, row_stride) = (row_len(tile.keys), head.row_stride());
     vectorized(
         #[inline(always)]
         || {
