@@ -1,7 +1,7 @@
 //! Products of small matrices, such as attention's of one head of one sequence: what [`super::gemm`] does around its
 //! inner loop, for large matrices, takes longer there than the loop.
 //!
-//! A tile of [`TILE_ROWS`] rows by [`TILE_VECTORS`] vectors of the output stays in registers for the whole depth, which
+//! A tile of `TILE_ROWS` rows by `TILE_VECTORS` vectors of the output stays in registers for the whole depth, which
 //! is the heart of large products too (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", TOMS
 //! 2008). The left operand is read where it lies, transposed or not, and so is a right operand whose rows are whole
 //! vectors; a transposed one is rearranged into panels, once for all products with it.
@@ -25,7 +25,7 @@ const QUAD: usize = 4;
 #[derive(Default)]
 pub struct Panels(Vec<f32>);
 
-/// A right operand, cut into panels of [`TILE_VECTORS`] vectors of columns.
+/// A right operand, cut into panels of `TILE_VECTORS` vectors of columns.
 #[derive(Clone, Copy)]
 pub struct Right<'a> {
     data: &'a [f32],
