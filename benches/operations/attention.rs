@@ -16,6 +16,7 @@ pub fn bench(criterion: &mut Criterion) {
         heads: H,
         width: D,
         causal: false,
+        absorbed: false,
     };
     let (q, kv) = (numbers(T * D), numbers(2 * T * D));
     let mut probabilities = vec![0.0; sequences.probability_count()];
@@ -37,9 +38,8 @@ pub fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(2 * work));
     group.bench_function("backward", |b| {
         b.iter(|| {
-            let p = &probabilities;
-            let scratch = &mut scratch;
-            attention::backward(&sequences, 1.25, &q, &kv, p, &dc, scratch, &mut dq, &mut dkv);
+            let (p, s) = (&probabilities, &mut scratch);
+            attention::backward(&sequences, 1.25, &q, &kv, p, &dc, None, s, &mut dq, &mut dkv);
         });
     });
 }

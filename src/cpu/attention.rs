@@ -5,6 +5,10 @@
 //! Queries are worked on in tiles, so that what lies between two products stays in the first caches; causal, with
 //! the keys that a tile's last query sees: what lies beyond is neither computed nor read.
 //!
+//! Where keys and values are absorbed ([`super::absorbed_attention`]), all heads have the same `D` channels wide keys, which
+//! are their values too: the layer's input. The queries of all heads for one token stand below one another, as if one
+//! head had that many.
+//!
 //! Forward keeps the probabilities, one sign bit each telling whether dropout took it: backward then needs
 //! neither exponentials nor random numbers. A row of them is filled up to whole vectors with zeros.
 
@@ -13,7 +17,7 @@ use super::gemm::{Into, Matrix, MatrixMut};
 use super::lane::Rows;
 use super::math::exp;
 use super::small_product::{EVEN_COLUMNS, Panels, Right, multiply};
-use super::vector::{dot, max, sum, vectorized};
+use super::vector::{dot, larger, max, sum, sum_pairs, vectorized};
 
 /// Most queries of a tile.
 const TILE_QUERIES: usize = 54;
@@ -35,9 +39,11 @@ pub struct Sequences<'a> {
     pub width: usize,
     /// Whether a query sees no key after itself.
     pub causal: bool,
+    /// Whether keys and values are the layer's input.
+    pub absorbed: bool,
 }
 
-/// One head of one sequence.
+/// One head of one sequence or, absorbed, all of them.
 struct Head {
     /// Queries' first row and count.
     query: usize,
@@ -49,7 +55,7 @@ struct Head {
     channel: usize,
     /// First element among the probabilities.
     probability: usize,
-    /// sequence · H + head, within the whole batch.
+    /// sequence · H + head, within the whole batch; of the first of them.
     sequence_head: u32,
 }
 
@@ -82,24 +88,39 @@ impl Sequences<'_> {
             * self.heads
     }
 
-    /// `K`
-    fn head_width(&self) -> usize {
-        self.width / self.heads
+    /// 1 / √K
+    fn scale(&self) -> f32 {
+        1.0 / ((self.width / self.heads) as f32).sqrt()
+    }
+
+    /// Heads whose queries for one token are rows of one matrix.
+    fn stacked(&self) -> usize {
+        if self.absorbed { self.heads } else { 1 }
+    }
+
+    /// Channels of a row of such a matrix: `K` or, absorbed, `D`.
+    fn channels(&self) -> usize {
+        self.width / self.heads * self.stacked()
+    }
+
+    /// Matrices side by side in the keys and values.
+    fn parts(&self) -> usize {
+        if self.absorbed { 1 } else { 2 }
     }
 
     /// How many keys query `query` of a head sees, from the first on.
     fn visible(&self, head: &Head, query: usize) -> usize {
-        self.seen_by(head.query + query, head.key, head.keys)
-    }
-
-    /// How many of the `keys` tokens of a sequence, whose first is `first`, its row `row` sees.
-    pub(super) fn seen_by(&self, row: usize, first: usize, keys: usize) -> usize {
-        if self.causal { self.rows.token(row) + 1 - first } else { keys }
+        if self.causal { self.position(head, query) + 1 } else { head.keys }
     }
 
     /// Place of a head's query `query` within its sequence.
     fn position(&self, head: &Head, query: usize) -> usize {
-        self.rows.token(head.query + query) - head.key
+        self.rows.token((head.query + query) / self.stacked()) - head.key
+    }
+
+    /// sequence · H + head of a head's query `query`, within the whole batch.
+    fn sequence_head(&self, head: &Head, query: usize) -> u32 {
+        head.sequence_head + (query % self.stacked()) as u32
     }
 
     fn for_each_head(&self, mut body: impl FnMut(Head)) {
@@ -107,13 +128,15 @@ impl Sequences<'_> {
         let lengths = self.cu_seqlens.windows(2).zip(self.cu_queries.windows(2));
         for (sequence, (k, q)) in lengths.enumerate() {
             let (keys, queries) = ((k[1] - k[0]) as usize, (q[1] - q[0]) as usize);
-            for head in 0..self.heads {
+            let stacked = self.stacked();
+            for head in (0..self.heads).step_by(stacked) {
+                let queries = queries * stacked;
                 body(Head {
-                    query: q[0] as usize,
+                    query: q[0] as usize * stacked,
                     queries,
                     key: k[0] as usize,
                     keys,
-                    channel: head * self.head_width(),
+                    channel: head / stacked * self.channels(),
                     probability,
                     sequence_head: ((self.first + sequence) * self.heads + head) as u32,
                 });
@@ -131,18 +154,23 @@ impl Sequences<'_> {
 
     fn query_matrix<'a>(&self, head: &Head, tile: &Tile, x: &'a [f32]) -> Matrix<'a> {
         let first = (head.query + tile.first) * self.width + head.channel;
-        Matrix::strided(&x[first..], tile.queries, self.head_width(), self.width)
+        Matrix::strided(&x[first..], tile.queries, self.channels(), self.width)
     }
 
     fn query_matrix_mut<'a>(&self, head: &Head, tile: &Tile, x: &'a mut [f32]) -> MatrixMut<'a> {
         let first = (head.query + tile.first) * self.width + head.channel;
-        MatrixMut::strided(&mut x[first..], tile.queries, self.head_width(), self.width)
+        MatrixMut::strided(&mut x[first..], tile.queries, self.channels(), self.width)
+    }
+
+    /// First element of row `key` of the keys, where `part` is 0, or of the values, where it is 1.
+    fn key_start(&self, head: &Head, key: usize, part: usize) -> usize {
+        (key * self.parts() + part % self.parts()) * self.width + head.channel
     }
 
     /// Keys where `part` is 0, values where it is 1.
     fn key_matrix<'a>(&self, head: &Head, kv: &'a [f32], part: usize) -> Matrix<'a> {
-        let first = (head.key * 2 + part) * self.width + head.channel;
-        Matrix::strided(&kv[first..], head.keys, self.head_width(), 2 * self.width)
+        let first = self.key_start(head, head.key, part);
+        Matrix::strided(&kv[first..], head.keys, self.channels(), self.parts() * self.width)
     }
 
     fn key_matrix_mut<'a>(
@@ -152,8 +180,8 @@ impl Sequences<'_> {
         kv: &'a mut [f32],
         part: usize,
     ) -> MatrixMut<'a> {
-        let first = (head.key * 2 + part) * self.width + head.channel;
-        MatrixMut::strided(&mut kv[first..], tile.keys, self.head_width(), 2 * self.width)
+        let first = self.key_start(head, head.key, part);
+        MatrixMut::strided(&mut kv[first..], tile.keys, self.channels(), self.parts() * self.width)
     }
 }
 
@@ -195,6 +223,8 @@ pub struct Scratch {
 }
 
 /// Writes the signed probabilities and `context [Tq, D]` from `q [Tq, D]` and `kv [T, 2D]`.
+///
+/// Absorbed, `q` and `context` are `[Tq, H, D]` and `kv` is the input `[T, D]`; [`weight_sums`] then are not always 1.
 pub fn forward(
     sequences: &Sequences,
     dropout: Option<&AttentionDropout>,
@@ -204,7 +234,7 @@ pub fn forward(
     probabilities: &mut [f32],
     context: &mut [f32],
 ) {
-    let scale = 1.0 / (sequences.head_width() as f32).sqrt();
+    let scale = sequences.scale();
     sequences.for_each_head(|head| {
         if head.queries == 0 {
             return;
@@ -251,7 +281,7 @@ fn score_probabilities(sequences: &Sequences, head: &Head, tile: &Tile, scores: 
 }
 
 #[inline(always)]
-pub(super) fn softmax(row: &mut [f32]) {
+fn softmax(row: &mut [f32]) {
     let top = max(row);
     for x in row.iter_mut() {
         *x = exp(*x - top);
@@ -280,8 +310,8 @@ fn drop_probabilities(
                 .chunks_exact_mut(head.row_stride())
                 .zip(dropped.chunks_exact_mut(head.row_stride()));
             for ((row, dropped), query) in rows.zip(tile.first..) {
-                let position = sequences.position(head, query);
-                dropout.row(head.sequence_head, position as u32, keys, halves);
+                let position = sequences.position(head, query) as u32;
+                dropout.row(sequences.sequence_head(head, query), position, keys, halves);
                 let (row, dropped) = (&mut row[..keys], &mut dropped[..keys]);
                 for ((p, out), &half) in row.iter_mut().zip(dropped).zip(&*halves) {
                     let factor = rate.factor(half);
@@ -293,11 +323,36 @@ fn drop_probabilities(
     );
 }
 
+/// Writes to `sums [Tq, H]` what each query's weights add up to: not always 1 where some are dropped.
+pub fn weight_sums(
+    sequences: &Sequences,
+    survivor_scale: f32,
+    probabilities: &[f32],
+    sums: &mut [f32],
+) {
+    let weight = move |p: f32| larger(p, 0.0) * survivor_scale;
+    sequences.for_each_head(|head| {
+        let rows = probabilities[head.probability..].chunks_exact(head.row_stride());
+        vectorized(
+            #[inline(always)]
+            || {
+                let sums = sums[head.query..][..head.queries].iter_mut();
+                for ((sum, row), query) in sums.zip(rows).zip(0..) {
+                    let seen = &row[..sequences.visible(&head, query)];
+                    *sum = sum_pairs(seen, seen, |p, _| weight(p));
+                }
+            },
+        );
+    });
+}
+
 /// Writes `d_q [Tq, D]` and `d_kv [T, 2D]` from the context's gradient and what forward kept.
 ///
 /// With w the dropped weights: dv = wᵀ dc, dw = dc vᵀ, ds = p (dp - Σ w dw) row by row, dq = ds k / √K,
 /// dk = dsᵀ q / √K. The sum equals c · dc, but taken over the very dw it is subtracted from, it cancels
 /// without error where one weight is nearly 1.
+///
+/// Absorbed, all are as in [`forward`], and `d_sums [Tq, H]` is the gradient of [`weight_sums`], which is added to dw.
 #[expect(clippy::too_many_arguments, reason = "mirrors the forward pass, one argument a tensor")]
 pub fn backward(
     sequences: &Sequences,
@@ -306,11 +361,12 @@ pub fn backward(
     kv: &[f32],
     probabilities: &[f32],
     d_context: &[f32],
+    d_sums: Option<&[f32]>,
     scratch: &mut Scratch,
     d_q: &mut [f32],
     d_kv: &mut [f32],
 ) {
-    let scale = 1.0 / (sequences.head_width() as f32).sqrt();
+    let scale = sequences.scale();
     let Scratch { dropped, d_scores, .. } = scratch;
     sequences.for_each_head(|head| {
         if head.queries == 0 {
@@ -330,7 +386,13 @@ pub fn backward(
             dropped.resize(probabilities.len(), 0.0);
             d_scores.resize(probabilities.len(), 0.0);
             let d_out = sequences.query_matrix(&head, &tile, d_context);
-            multiply(tile.scores_mut(&head, d_scores), Into::Assign, 1.0, d_out, values);
+            if let Some(d_sums) = d_sums {
+                let d_sums = &d_sums[head.query + tile.first..];
+                let rows = d_scores.chunks_exact_mut(head.row_stride()).zip(d_sums);
+                rows.for_each(|(row, &d_sum)| row.fill(d_sum));
+            }
+            let into_scores = if d_sums.is_some() { Into::Add } else { Into::Assign };
+            multiply(tile.scores_mut(&head, d_scores), into_scores, 1.0, d_out, values);
             score_gradients(&head, &tile, survivor_scale, probabilities, dropped, d_scores);
             let (weights, d_scores) = (tile.scores(&head, dropped), tile.scores(&head, d_scores));
             let d_queries = sequences.query_matrix_mut(&head, &tile, d_q);
@@ -340,8 +402,10 @@ pub fn backward(
             multiply(d_values, into, 1.0, weights.t(), d_out);
             let queries = sequences.query_matrix(&head, &tile, q);
             let queries = Right::new(queries, &mut scratch.queries);
+            // Absorbed, the keys are the values, which have their gradient already.
+            let into_keys = if sequences.absorbed { Into::Add } else { into };
             let d_keys = sequences.key_matrix_mut(&head, &tile, d_kv, 0);
-            multiply(d_keys, into, scale, d_scores.t(), queries);
+            multiply(d_keys, into_keys, scale, d_scores.t(), queries);
             into = Into::Add;
         }
     });
@@ -350,9 +414,9 @@ pub fn backward(
 /// No gradient for the keys and values of a head from `first` on, which no query sees.
 fn zero_keys(sequences: &Sequences, head: &Head, first: usize, d_kv: &mut [f32]) {
     for key in head.key + first..head.key + head.keys {
-        for part in 0..2 {
-            let first = (key * 2 + part) * sequences.width + head.channel;
-            d_kv[first..first + sequences.head_width()].fill(0.0);
+        for part in 0..sequences.parts() {
+            let first = sequences.key_start(head, key, part);
+            d_kv[first..first + sequences.channels()].fill(0.0);
         }
     }
 }

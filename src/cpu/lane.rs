@@ -1,6 +1,7 @@
 //! One lane: a contiguous run of a batch's sequences on its way through the network, and what an operation
 //! reads of it.
 
+use super::absorbed_attention;
 use super::attention::Sequences;
 use super::dropout::{AttentionDropout, HiddenDropout, Rate};
 use super::embedding::{Tables, Tokens};
@@ -159,7 +160,14 @@ impl<'a> View<'a> {
 
     /// Whether attention of `layer` does without keys and values.
     pub fn absorbs(&self, layer: usize) -> bool {
-        self.answers() && self.is_last(layer)
+        let Piece { cu_seqlens, cu_rows, .. } = self.piece;
+        let (heads, width) = (self.model.n_heads, self.model.hidden_size);
+        self.is_last(layer) && absorbed_attention::pays(cu_seqlens, cu_rows, heads, width)
+    }
+
+    /// What the probabilities that attention dropout left in `layer` were multiplied by.
+    pub fn survivor_scale(&self, layer: usize) -> f32 {
+        self.attention_dropout(layer).map_or(1.0, |dropout| dropout.rate.scale)
     }
 
     fn randomness(&self) -> Option<Randomness> {
@@ -248,6 +256,7 @@ impl<'a> View<'a> {
             heads: self.model.n_heads,
             width: self.model.hidden_size,
             causal: self.model.objective == Objective::Causal,
+            absorbed: self.absorbs(layer),
         }
     }
 

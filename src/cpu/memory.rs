@@ -1,7 +1,7 @@
 //! How much memory the engine takes: for any sizes, before anything is allocated.
 
 use super::engine::{LANES, lane_tokens};
-use super::{absorbed_attention, attention, ffn, rank, streamed_softmax, tiles};
+use super::{attention, ffn, rank, streamed_softmax, tiles};
 use crate::config::ModelConfig;
 use crate::model::params::ParameterTable;
 
@@ -42,9 +42,8 @@ pub fn answer_bytes(model: &ModelConfig, threads: usize, batch: BatchSizes) -> u
     let tokens = batch.tokens.min(lane_tokens(batch.tokens) + batch.longest as u128);
     let lane = BatchSizes { tokens, ..batch };
     let ffn_rows = tokens.min(ffn::CHUNK as u128);
-    let absorbed = absorbed_attention::scratch_len(d, model.n_heads as u128);
     let attention = attention::scratch_len(batch.longest, model.hidden_size);
-    let of_thread = activations(model, lane) + 2 * ffn_rows * f + 2 * d * f + absorbed + attention;
+    let of_thread = activations(model, lane) + 2 * ffn_rows * f + 2 * d * f + attention;
     F32 * (batch.tokens * d + threads * of_thread)
 }
 
@@ -52,7 +51,8 @@ pub fn answer_bytes(model: &ModelConfig, threads: usize, batch: BatchSizes) -> u
 fn activations(model: &ModelConfig, batch: BatchSizes) -> u128 {
     let [d, f, h, n] = [model.hidden_size, model.inner_size, model.n_heads, model.n_layers]
         .map(|size| size as u128);
-    // q, k, v, context, middle, output and two norms with their outputs; u; probabilities.
+    // q, k, v, context, middle, output and two norms with their outputs; u; probabilities. What stands in the place of k
+    // and v takes no more.
     let layer = 10 * d + f + h * attention::row_len(batch.longest) as u128;
     // Embedding 2, head 3, gradients 7, token and row gradients 2, head rows 1, buffers 3. Gradients and buffers are a
     // thread's, so that few threads take less.

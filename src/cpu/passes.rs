@@ -133,13 +133,20 @@ impl Operations for Lane<'_> {
         };
         let (query, key_value) = (&view.linear(&params.query), &view.linear(&params.key_value));
         if view.absorbs(layer) {
+            let (sequences, queries) = (view.sequences(layer), view.query_count(layer));
             absorbed_attention::forward(
-                &view.sequences(layer),
+                &sequences,
+                view.attention_dropout(layer).as_ref(),
                 query,
                 key_value,
                 input,
                 &mut self.scratch.absorbed_attention,
-                sized(&mut kept.context, view.query_count(layer) * d),
+                absorbed_attention::Kept {
+                    q: sized(&mut kept.q, queries * d),
+                    parts: sized(&mut kept.kv, absorbed_attention::parts_len(&sequences, queries)),
+                    probabilities: sized(&mut kept.softmax, sequences.probability_count()),
+                },
+                sized(&mut kept.context, queries * d),
             );
             return;
         }
@@ -350,14 +357,19 @@ impl Operations for Lane<'_> {
         gradients: &mut ActivationGradients<Vec<f32>>,
     ) {
         let view = self.view;
+        if view.absorbs(layer) {
+            // `qkv_backward` begins with the context.
+            return;
+        }
         let ActivationGradients { context: d_context, q: d_q, kv: d_kv, .. } = gradients;
         attention::backward(
             &view.sequences(layer),
-            view.attention_dropout(layer).map_or(1.0, |dropout| dropout.rate.scale),
+            view.survivor_scale(layer),
             &kept.q,
             &kept.kv,
             &kept.softmax,
             d_context,
+            None,
             &mut self.scratch.attention,
             sized(d_q, kept.q.len()),
             sized(d_kv, kept.kv.len()),
@@ -374,6 +386,7 @@ impl Operations for Lane<'_> {
         let view = self.view;
         let params = &view.table.layers[layer];
         let mut gathered = std::mem::take(&mut self.scratch.gathered);
+        let mut absorbed = std::mem::take(&mut self.scratch.absorbed_attention);
         let (query, key_value, norm) = (&params.query, &params.key_value, &params.attention_norm);
         let [dwq, dbq, dwkv, dbkv, dgamma, dbeta] = self.gradients([
             &query.weight,
@@ -383,23 +396,53 @@ impl Operations for Lane<'_> {
             &norm.weight,
             &norm.bias,
         ]);
-        let d_input = sized(&mut gradients.output, view.token_count() * view.model.hidden_size);
-        qkv::backward(
-            &view.linear(query),
-            &view.linear(key_value),
-            view.rows(layer),
-            if view.pre_norm() { &kept.attention_input } else { input },
-            &qkv::Upstream { q: &gradients.q, kv: &gradients.kv },
-            &mut gathered,
-            &mut LinearGradient { weight: dwq, bias: dbq },
-            &mut LinearGradient { weight: dwkv, bias: dbkv },
-            d_input,
-        );
+        let mut d_query = LinearGradient { weight: dwq, bias: dbq };
+        let mut d_key_value = LinearGradient { weight: dwkv, bias: dbkv };
+        let (query, key_value) = (&view.linear(query), &view.linear(key_value));
+        let input = if view.pre_norm() { &kept.attention_input } else { input };
+        let ActivationGradients { output, context: d_context, q: d_q, kv: d_kv, .. } = gradients;
+        let d_input = sized(output, view.token_count() * view.model.hidden_size);
+        if view.absorbs(layer) {
+            absorbed_attention::backward(
+                &view.sequences(layer),
+                view.survivor_scale(layer),
+                query,
+                key_value,
+                input,
+                absorbed_attention::Kept {
+                    q: &kept.q,
+                    parts: &kept.kv,
+                    probabilities: &kept.softmax,
+                },
+                d_context,
+                &mut absorbed,
+                absorbed_attention::Gradients {
+                    parts: sized(d_kv, kept.kv.len()),
+                    q: sized(d_q, kept.q.len()),
+                    query: d_query,
+                    key_value: d_key_value,
+                    input: d_input,
+                },
+            );
+        } else {
+            qkv::backward(
+                query,
+                key_value,
+                view.rows(layer),
+                input,
+                &qkv::Upstream { q: d_q, kv: d_kv },
+                &mut gathered,
+                &mut d_query,
+                &mut d_key_value,
+                d_input,
+            );
+        }
         if view.pre_norm() {
             let mut d_norm = NormGradient { weight: dgamma, bias: dbeta };
             norm_rows_backward(&view.norm(norm), &kept.attention_norm, &mut d_norm, d_input);
         }
         view.rows(layer).scatter_add(&gradients.middle, view.model.hidden_size, d_input);
+        self.scratch.absorbed_attention = absorbed;
         self.scratch.gathered = gathered;
     }
 

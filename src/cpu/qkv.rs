@@ -43,18 +43,32 @@ pub fn backward(
     d_key_value: &mut LinearGradient,
     d_input: &mut [f32],
 ) {
+    let tokens = input.len() / query.inputs();
+    linear::backward_weight(d_key_value, tokens, input, upstream.kv);
+    linear::backward_input(key_value, tokens, upstream.kv, Into::Assign, d_input);
+    backward_queries(query, rows, input, upstream.q, gathered, d_query, d_input);
+}
+
+/// From `d_q [Tq, D]`: adds to `d_input [T, D]` and to the weights' gradients.
+pub fn backward_queries(
+    query: &Linear,
+    rows: Rows,
+    input: &[f32],
+    d_q: &[f32],
+    gathered: &mut Vec<f32>,
+    d_query: &mut LinearGradient,
+    d_input: &mut [f32],
+) {
     let d = query.inputs();
     let tokens = input.len() / d;
     let queries = rows.count(tokens);
-    linear::backward_weight(d_key_value, tokens, input, upstream.kv);
-    linear::backward_input(key_value, tokens, upstream.kv, Into::Assign, d_input);
     let query_input = rows.gather(input, d, gathered);
-    linear::backward_weight(d_query, queries, query_input, upstream.q);
+    linear::backward_weight(d_query, queries, query_input, d_q);
     match rows {
-        Rows::All => linear::backward_input(query, tokens, upstream.q, Into::Add, d_input),
+        Rows::All => linear::backward_input(query, tokens, d_q, Into::Add, d_input),
         Rows::Selected(_) => {
             gathered.resize(queries * d, 0.0);
-            linear::backward_input(query, queries, upstream.q, Into::Assign, gathered);
+            linear::backward_input(query, queries, d_q, Into::Assign, gathered);
             rows.scatter_add(&gathered[..queries * d], d, d_input);
         }
     }

@@ -58,6 +58,7 @@ fn cpu(case: &Case<Parameters>) -> Results {
         heads: *heads,
         width,
         causal: case.parameters.causal,
+        absorbed: false,
     };
     let dropout = attention_dropout(dropout, *layer);
     let q = case.input("query");
@@ -83,6 +84,7 @@ fn cpu(case: &Case<Parameters>) -> Results {
         &kv,
         &probabilities,
         &case.input("upstream"),
+        None,
         &mut scratch,
         &mut d_q,
         &mut d_kv,
@@ -305,6 +307,7 @@ fn large_scores_do_not_overflow() {
         heads: 1,
         width,
         causal: false,
+        absorbed: false,
     };
     let mut probabilities = vec![0.0; sequences.probability_count()];
     let mut context = [0.0; 4];
@@ -324,6 +327,7 @@ fn two_heads(width: usize, q: &[f32], kv: &[f32], d_context: &[f32]) -> [Vec<f32
         heads: 2,
         width: 2 * width,
         causal: false,
+        absorbed: false,
     };
     let mut scratch = Scratch::default();
     let mut probabilities = vec![0.0; sequences.probability_count()];
@@ -332,7 +336,7 @@ fn two_heads(width: usize, q: &[f32], kv: &[f32], d_context: &[f32]) -> [Vec<f32
     attention::forward(&sequences, None, q, kv, &mut scratch, p, &mut context);
     let (mut d_q, mut d_kv) = (vec![f32::NAN; q.len()], vec![f32::NAN; kv.len()]);
     let (s, dc) = (&mut scratch, d_context);
-    attention::backward(&sequences, 1.0, q, kv, &probabilities, dc, s, &mut d_q, &mut d_kv);
+    attention::backward(&sequences, 1.0, q, kv, p, dc, None, s, &mut d_q, &mut d_kv);
     [context, d_q, d_kv]
 }
 

@@ -40,6 +40,7 @@ fn probabilities(address: (u64, u64, u32), rate: f64, length: usize) -> Vec<f32>
         heads: 1,
         width: length,
         causal: false,
+        absorbed: false,
     };
     let mut kv = vec![0.0; 2 * length * length];
     for key in 0..length {
