@@ -166,8 +166,8 @@ impl Exponentials<'_> {
             let bias = simd.splat_f32s(bias);
             let sums = tops.iter().zip(&mut totals);
             for ((&top, total), x) in sums.zip(row[strip.clone()].chunks_mut(lanes)) {
-                let logit = simd.add_f32s(load(simd, x), bias);
-                let value = exp_below_vector(simd, simd.sub_f32s(logit, top));
+                let below = simd.add_f32s(load(simd, x), simd.sub_f32s(bias, top));
+                let value = exp_below_vector(simd, below);
                 *total = simd.add_f32s(*total, value);
                 store(simd, x, value);
             }
