@@ -12,6 +12,7 @@ use super::roofline::Shape;
 use super::settings::Settings;
 use super::workload::Workload;
 use crate::Result;
+use crate::cpu::absorbed_attention;
 use clap::ArgMatches;
 use serde::Serialize;
 use work::Work;
@@ -58,7 +59,9 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
         let mut timed = network::measure(&model, &batch, items, threads, repeats)?;
         timed.extend(whole::measure(&model, &batch, items, threads, repeats)?);
         let segments = batch.token_segments.keys.len();
-        let work = work::of(&shape, segments);
+        let (heads, width) = (model.n_heads, model.hidden_size);
+        let absorbs = absorbed_attention::pays(&batch.cu_seqlens, &batch.cu_rows, heads, width);
+        let work = work::of(&shape, segments, absorbs);
         rows.extend(timed.into_iter().filter_map(|timed| {
             let work = work.iter().find(|work| work.operation == timed.operation)?;
             Some(row(&workload, work, timed.seconds, &rates))
@@ -89,7 +92,8 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
         "One step's worth of each operation, on all threads; the median of the repeats. FLOPs are those of matrix \
          products, bytes each operand and result once: what caches save is not taken off, and exponentials are not \
          counted. roofline share: the least time at the rates measured in this run over the time it took. The layers' \
-         norms are part of projection and ffn; layernorm is one over all tokens. CUDA: least times of a step's kernels \
+         norms are part of projection and ffn; layernorm is one over all tokens. absorbed_attention: qkv and attention of \
+         the last layer, where it does without keys and values. CUDA: least times of a step's kernels \
          from the batch's shapes at the chip's peak rates; where it says \"model\", nothing was measured. Measured: events \
          around each launch in bf16, and under \"whole step\" replays of the captured graph.",
     );

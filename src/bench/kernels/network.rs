@@ -49,7 +49,9 @@ impl Operations for TimedLane<'_> {
     }
 
     fn qkv(&mut self, layer: usize, input: &Buffer, kept: &mut LayerActivations<Buffer>) {
-        self.time("qkv", |lane| lane.qkv(layer, input, kept));
+        let absorbs = self.lane.view.absorbs(layer);
+        let operation = if absorbs { "absorbed_attention" } else { "qkv" };
+        self.time(operation, |lane| lane.qkv(layer, input, kept));
     }
 
     fn attention(&mut self, layer: usize, kept: &mut LayerActivations<Buffer>) {
@@ -111,7 +113,9 @@ impl Operations for TimedLane<'_> {
         kept: &LayerActivations<Buffer>,
         gradients: &mut ActivationGradients<Buffer>,
     ) {
-        self.time("qkv_backward", |lane| lane.qkv_backward(layer, input, kept, gradients));
+        let absorbs = self.lane.view.absorbs(layer);
+        let operation = if absorbs { "absorbed_attention_backward" } else { "qkv_backward" };
+        self.time(operation, |lane| lane.qkv_backward(layer, input, kept, gradients));
     }
 
     fn embedding_backward(

@@ -16,13 +16,20 @@ pub struct Work {
     pub bytes: f64,
 }
 
-/// Of all operations; `segments` is the number of distinct items among the tokens.
-pub fn of(shape: &Shape, segments: usize) -> Vec<Work> {
+/// Of all operations; `segments` is the number of distinct items among the tokens, and `absorbs` says whether the last
+/// layer does without keys and values.
+pub fn of(shape: &Shape, segments: usize, absorbs: bool) -> Vec<Work> {
     let Shape { tokens: t, rows: p, width: d, items: v, parameters, .. } = *shape;
     let td = t * d;
     let mut all = vec![work("embedding", 0.0, 4.0 * td), work("embedding_backward", 0.0, 4.0 * td)];
     for layer in 0..shape.layers {
-        for own in of_layer(shape, layer + 1 == shape.layers) {
+        let last = layer + 1 == shape.layers;
+        let attention = if last && absorbs {
+            of_absorbed(shape).to_vec()
+        } else {
+            of_attention(shape, last).to_vec()
+        };
+        for own in attention.into_iter().chain(of_rows(shape, last)) {
             match all.iter_mut().find(|work| work.operation == own.operation) {
                 Some(work) => {
                     work.flops += own.flops;
@@ -50,13 +57,14 @@ pub fn of(shape: &Shape, segments: usize) -> Vec<Work> {
     all
 }
 
-fn of_layer(shape: &Shape, last: bool) -> [Work; 8] {
-    let Shape { tokens: t, width: d, inner: f, heads, .. } = *shape;
+/// From a layer's input to its context.
+fn of_attention(shape: &Shape, last: bool) -> [Work; 4] {
+    let Shape { tokens: t, width: d, heads, .. } = *shape;
     let (q, pairs) = match last {
         true => (shape.rows, shape.row_pairs),
         false => (shape.tokens, shape.pairs),
     };
-    let (td, qd, qf, weights) = (t * d, q * d, q * f, 3.0 * d * d);
+    let (td, qd, weights) = (t * d, q * d, 3.0 * d * d);
     let maps = 2.0 * qd * d + 4.0 * td * d;
     [
         work("qkv", maps, 3.0 * td + qd + weights),
@@ -64,6 +72,32 @@ fn of_layer(shape: &Shape, last: bool) -> [Work; 8] {
         // The probabilities are kept.
         work("attention", 4.0 * pairs * d, 2.0 * qd + 2.0 * td + pairs * heads),
         work("attention_backward", 8.0 * pairs * d, 3.0 * qd + 4.0 * td + pairs * heads),
+    ]
+}
+
+/// The same of the last layer, keys and values absorbed.
+fn of_absorbed(shape: &Shape) -> [Work; 2] {
+    let Shape { tokens: t, rows: p, row_pairs: pairs, width: d, heads, .. } = *shape;
+    let (td, pd, weights) = (t * d, p * d, 3.0 * d * d);
+    // Queries, Wkᵀ q and Wv Σ w x; scores and Σ w x, in D channels a head.
+    let flops = 6.0 * pd * d + 4.0 * pairs * heads * d;
+    let kept = 2.0 * pd * heads + pairs * heads;
+    [
+        work("absorbed_attention", flops, td + 2.0 * pd + kept + weights),
+        work(
+            "absorbed_attention_backward",
+            2.0 * flops,
+            2.0 * td + 3.0 * pd + kept + 2.0 * weights,
+        ),
+    ]
+}
+
+/// From a layer's context to its output.
+fn of_rows(shape: &Shape, last: bool) -> [Work; 4] {
+    let Shape { width: d, inner: f, .. } = *shape;
+    let q = if last { shape.rows } else { shape.tokens };
+    let (qd, qf) = (q * d, q * f);
+    [
         work("projection", 2.0 * qd * d, 4.0 * qd + d * d),
         work("projection_backward", 4.0 * qd * d, 5.0 * qd + 2.0 * d * d),
         work("ffn", 4.0 * qd * f, 3.0 * qd + qf + 2.0 * d * f),
@@ -81,16 +115,20 @@ mod tests {
     use crate::bench::train::flops_a_token;
     use crate::bench::workload::Workload;
 
-    /// Whatever trains adds up to the FLOPs that `train` counts, and the gradients of the head's output.
+    /// Whatever trains adds up to the FLOPs that `train` counts, and the gradients of the head's output; fewer are enough
+    /// where keys and values are absorbed.
     #[test]
     fn products_add_up_to_the_needed_ones() {
         let workload = Workload { users: 300, ..Workload::preset("A").unwrap() };
         let shape = Shape::of(&workload).unwrap();
         let trains = |work: &&Work| !["rank", "top_k"].contains(&work.operation);
-        let flops: f64 = of(&shape, 1).iter().filter(trains).map(|work| work.flops).sum();
+        let [flops, absorbed] = [false, true].map(|absorbs| -> f64 {
+            of(&shape, 1, absorbs).iter().filter(trains).map(|work| work.flops).sum()
+        });
         let (r, l) = (shape.rows / shape.tokens, shape.pairs / shape.tokens);
         let needed = shape.tokens * flops_a_token(&workload, workload.items, r, l);
         // The last layer's pairs are counted one by one here, and as a mean there.
         assert!((flops / needed - 1.0).abs() < 0.02, "{flops:e} {needed:e}");
+        assert!((0.92..0.96).contains(&(absorbed / flops)), "{absorbed:e} {flops:e}");
     }
 }
