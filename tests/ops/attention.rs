@@ -25,7 +25,7 @@ struct Parameters {
 }
 
 /// Where each sequence begins among the tokens and among `rows`.
-fn bounds(lengths: &[u32], rows: &[u32]) -> (Vec<u32>, Vec<u32>) {
+pub(super) fn bounds(lengths: &[u32], rows: &[u32]) -> (Vec<u32>, Vec<u32>) {
     let (mut tokens, mut queries) = (vec![0], vec![0]);
     for length in lengths {
         let end = tokens[tokens.len() - 1] + length;

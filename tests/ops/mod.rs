@@ -1,6 +1,7 @@
 //! Each operation by itself against PyTorch in float64. A file here has the name of the operation's files
 //! in the engines; in each, one function an engine says how the operation is called.
 
+mod absorbed_attention;
 pub mod adamw;
 pub mod attention;
 mod dropout;
