@@ -11,6 +11,7 @@ use b4r::cpu::projection::Tail;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 
+mod absorbed_attention;
 mod adamw;
 mod attention;
 mod embedding;
@@ -80,6 +81,7 @@ criterion_group!(
     embedding::bench,
     qkv::bench,
     attention::bench,
+    absorbed_attention::bench,
     projection::bench,
     ffn::bench,
     layernorm::bench,

@@ -88,6 +88,7 @@ struct Comparison<'a> {
 pub fn run(arguments: &ArgMatches) -> Result<()> {
     let settings = Settings::new(arguments);
     let workloads = Workload::from_arguments(arguments)?;
+    let steps = steps_of_each(arguments, workloads.len())?;
     let python = arguments.get_one::<PathBuf>("python").map_or(Path::new(""), PathBuf::as_path);
     let twin = Twin::new(python)?;
     let named: Vec<&String> = arguments.get_many("variants").into_iter().flatten().collect();
@@ -97,14 +98,14 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
     let mut report = Report::new("compare");
     let folder = tempfile::tempdir().map_err(Error::io("make", Path::new("a temporary folder")))?;
     let (mut rows, mut singles, mut ranked) = (Vec::new(), Singles::default(), Vec::new());
-    for mut workload in workloads {
+    for (mut workload, steps) in workloads.into_iter().zip(steps) {
         let data = folder.path().join(format!("{}.inter", workload.name));
         workload.histories()?.write(&data)?;
         workload.data = Some(data);
         let comparison = Comparison {
             twin: &twin,
             variants: variants.clone(),
-            settings: settings.clone(),
+            settings: Settings { steps, ..settings.clone() },
             workload,
         };
         for &attention_dropout in &settings.attention_dropouts {
@@ -131,6 +132,20 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
         twin.torch
     ));
     report.write(arguments)
+}
+
+/// Measured steps of each of `count` configurations: one number for all, or one for each.
+fn steps_of_each(arguments: &ArgMatches, count: usize) -> Result<Vec<u64>> {
+    let given: Vec<u64> = arguments.get_many("steps").into_iter().flatten().copied().collect();
+    match given[..] {
+        [steps] => Ok(vec![steps; count]),
+        _ if given.len() == count => Ok(given),
+        _ => Err(Error::config(
+            "steps",
+            format!("has {} numbers for {count} configurations", given.len()),
+            "give one number, or one for each configuration",
+        )),
+    }
 }
 
 impl Comparison<'_> {
@@ -274,4 +289,22 @@ fn chart(rows: &[Row]) -> Bars {
     };
     let title = "Training on the CPU, real tokens a second".to_string();
     Bars { title, groups: rows.iter().map(group).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_given_once_or_for_each_configuration() {
+        let steps = |given: &str| {
+            let line = ["b4r-bench", "compare", "--python", "python", "--steps", given];
+            let matches = crate::bench::command().try_get_matches_from(line).unwrap();
+            steps_of_each(matches.subcommand().unwrap().1, 3)
+        };
+        assert_eq!(steps("7").unwrap(), [7, 7, 7]);
+        assert_eq!(steps("40,20,6").unwrap(), [40, 20, 6]);
+        let refused = steps("40,20").unwrap_err().to_string();
+        assert!(refused.contains("2 numbers for 3 configurations"), "{refused}");
+    }
 }

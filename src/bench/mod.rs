@@ -166,7 +166,10 @@ fn compare_command() -> Command {
         )
         .arg(configs("A,B,C,D"))
         .arg(threads())
-        .arg(number("steps", "20", "Measured steps of each, after three that are not"))
+        .arg(
+            number("steps", "20", "Measured steps, after three that are not: one number or, with commas between, one for each configuration")
+                .value_delimiter(','),
+        )
         .arg(number("rounds", "3", "Rounds over all that is compared; the report has their medians"))
         .arg(attention_dropout("0,0.1"))
         .arg(
