@@ -2,7 +2,7 @@
 //!
 //! Forward keeps the normalised row and 1 / sqrt(var + ε); backward needs nothing else.
 
-use super::vector::{dot, sum, sum_pairs};
+use super::vector::{dot, sum, sum_pairs, vectorized};
 
 /// Scale γ, shift β, each `[D]`, and ε.
 #[derive(Clone, Copy)]
@@ -40,6 +40,27 @@ pub fn forward_row(norm: &Norm, z: &mut [f32], output: &mut [f32]) -> f32 {
     rstd
 }
 
+/// [`forward_row`] of each row of `input [rows, D]`, which is left as it is: writes what backward needs, and y.
+pub fn forward_rows(
+    norm: &Norm,
+    input: &[f32],
+    normalized: &mut [f32],
+    rstd: &mut [f32],
+    output: &mut [f32],
+) {
+    let d = norm.weight.len();
+    normalized.copy_from_slice(input);
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = normalized.chunks_exact_mut(d).zip(output.chunks_exact_mut(d));
+            for ((z, out), rstd) in rows.zip(rstd) {
+                *rstd = forward_row(norm, z, out);
+            }
+        },
+    );
+}
+
 /// Replaces dy by dz and adds to dγ and dβ.
 ///
 /// With g = γ dy: dz = rstd (g - mean(g) - n mean(g n)), n the normalised row.
@@ -66,4 +87,24 @@ pub fn backward_row(
     for (d, &n) in dy.iter_mut().zip(normalized) {
         *d = rstd * (*d - mean - n * slope);
     }
+}
+
+/// [`backward_row`] of each row of `dy [rows, D]`.
+pub fn backward_rows(
+    norm: &Norm,
+    gradient: &mut NormGradient,
+    normalized: &[f32],
+    rstd: &[f32],
+    dy: &mut [f32],
+) {
+    let d = norm.weight.len();
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = dy.chunks_exact_mut(d).zip(normalized.chunks_exact(d));
+            for ((dy, normalized), &rstd) in rows.zip(rstd) {
+                backward_row(norm, gradient, normalized, rstd, dy);
+            }
+        },
+    );
 }

@@ -48,7 +48,7 @@ fn exp_between_vector<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // e^r on |r| <= ln 2 / 2 to 3.1e-9 of itself (minimax, found by Lawson's iteration), by Estrin's scheme: fewer terms wait
     // for one another than by Horner's, and of loops as long as these a processor has few turns in flight.
     let r2 = simd.mul_f32s(r, r);
-    let high = simd.splat_f32s(1.381_432_1e-3);
+    let high = simd.splat_f32s(1.381_432e-3);
     let middle = simd.mul_add_f32s(r, simd.splat_f32s(8.368_851e-3), simd.splat_f32s(4.166_84e-2));
     let low = simd.mul_add_f32s(r, simd.splat_f32s(0.166_665_2), simd.splat_f32s(0.499_999_94));
     let p = simd.mul_add_f32s(simd.mul_add_f32s(high, r2, middle), r2, low);

@@ -68,38 +68,9 @@ fn norm_rows(
     kept: &mut NormActivations<Vec<f32>>,
     output: &mut Vec<f32>,
 ) {
-    let d = norm.weight.len();
-    let saved = saved(kept, input.len() / d, d);
+    let saved = saved(kept, input.len() / norm.weight.len(), norm.weight.len());
     let output = sized(output, input.len());
-    saved.normalized.copy_from_slice(input);
-    vectorized(
-        #[inline(always)]
-        || {
-            let rows = saved.normalized.chunks_exact_mut(d).zip(output.chunks_exact_mut(d));
-            for ((z, out), rstd) in rows.zip(saved.rstd) {
-                *rstd = layernorm::forward_row(norm, z, out);
-            }
-        },
-    );
-}
-
-/// Replaces the gradient of a norm's output by the gradient of its input.
-fn norm_rows_backward(
-    norm: &Norm,
-    kept: &NormActivations<Vec<f32>>,
-    d_norm: &mut NormGradient,
-    dy: &mut [f32],
-) {
-    let d = norm.weight.len();
-    vectorized(
-        #[inline(always)]
-        || {
-            let rows = dy.chunks_exact_mut(d).zip(kept.normalized.chunks_exact(d));
-            for ((dy, normalized), &rstd) in rows.zip(&kept.rstd) {
-                layernorm::backward_row(norm, d_norm, normalized, rstd, dy);
-            }
-        },
-    );
+    layernorm::forward_rows(norm, input, saved.normalized, saved.rstd, output);
 }
 
 impl Operations for Lane<'_> {
@@ -311,7 +282,8 @@ impl Operations for Lane<'_> {
             d_input,
         );
         if view.pre_norm() {
-            norm_rows_backward(&view.norm(norm), &kept.ffn_norm, &mut d_norm, &mut normed);
+            let NormActivations { normalized, rstd } = &kept.ffn_norm;
+            layernorm::backward_rows(&view.norm(norm), &mut d_norm, normalized, rstd, &mut normed);
             vectorized(
                 #[inline(always)]
                 || add_scaled(middle, 1.0, &normed),
@@ -439,7 +411,8 @@ impl Operations for Lane<'_> {
         }
         if view.pre_norm() {
             let mut d_norm = NormGradient { weight: dgamma, bias: dbeta };
-            norm_rows_backward(&view.norm(norm), &kept.attention_norm, &mut d_norm, d_input);
+            let NormActivations { normalized, rstd } = &kept.attention_norm;
+            layernorm::backward_rows(&view.norm(norm), &mut d_norm, normalized, rstd, d_input);
         }
         view.rows(layer).scatter_add(&gradients.middle, view.model.hidden_size, d_input);
         self.scratch.absorbed_attention = absorbed;

@@ -3,7 +3,7 @@
 use super::NormCase;
 use crate::util::cuda::{Gpu, SPARE, count};
 use crate::util::fixture::{Case, Results, cases, hold, hold_bf16, hold_taken};
-use b4r::cpu::layernorm::{backward_row, forward_row};
+use b4r::cpu::layernorm::{backward_rows, forward_rows};
 use b4r::cuda;
 use b4r::cuda::memory::{Slice, Storage};
 use b4r::cuda::operands::{NormPartials, Rows};
@@ -21,14 +21,9 @@ fn cpu(case: &Case<Parameters>) -> Results {
     let [rows, d] = *case.shape("x") else { panic!("x is a matrix") };
     let mut kept = NormCase::new(case, case.parameters.layer_norm_eps, rows);
     let (norm, mut gradient, normalized, rstd) = kept.split();
-    normalized.copy_from_slice(&case.input("x"));
     let mut y = vec![0.0; rows * d];
-    for ((z, y), rstd) in normalized.chunks_mut(d).zip(y.chunks_mut(d)).zip(&mut *rstd) {
-        *rstd = forward_row(&norm, z, y);
-    }
-    for ((dy, z), &mut rstd) in d_x.chunks_mut(d).zip(normalized.chunks(d)).zip(rstd) {
-        backward_row(&norm, &mut gradient, z, rstd, dy);
-    }
+    forward_rows(&norm, &case.input("x"), normalized, rstd, &mut y);
+    backward_rows(&norm, &mut gradient, normalized, rstd, &mut d_x);
     kept.into_results(Results::default().out("y", y).grad("x", d_x))
 }
 

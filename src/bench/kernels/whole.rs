@@ -9,7 +9,6 @@ use crate::cpu::adamw::{self, AdamW};
 use crate::cpu::engine::{ItemSoftmax, span};
 use crate::cpu::item_softmax::Problem;
 use crate::cpu::layernorm::{self, Norm, NormGradient};
-use crate::cpu::vector::vectorized;
 use crate::cpu::{embedding, rank, top_k};
 use crate::model::init::initial_parameters;
 use crate::model::params::ParameterTable;
@@ -127,31 +126,22 @@ fn norms(tokens: usize, d: usize, repeats: usize) -> [Timed; 2] {
     let (gamma, beta) = (vec![1.0; d], vec![0.0; d]);
     let norm = Norm { weight: &gamma, bias: &beta, epsilon: 1e-12 };
     let chunk = d * tokens.div_ceil(8 * rayon::current_num_threads()).max(1);
-    let (mut z, mut out) = (numbers(tokens * d), vec![0.0; tokens * d]);
+    let (x, mut z, mut out) = (numbers(tokens * d), vec![0.0; tokens * d], vec![0.0; tokens * d]);
+    let (mut rstd, rows) = (vec![0.0; tokens], chunk / d);
     let forward = timed("layernorm", repeats, || {
-        z.par_chunks_mut(chunk).zip(out.par_chunks_mut(chunk)).for_each(|(z, out)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (z, out) in z.chunks_exact_mut(d).zip(out.chunks_exact_mut(d)) {
-                        layernorm::forward_row(&norm, z, out);
-                    }
-                },
-            );
-        });
+        let kept = z.par_chunks_mut(chunk).zip(rstd.par_chunks_mut(rows));
+        kept.zip(x.par_chunks(chunk).zip(out.par_chunks_mut(chunk))).for_each(
+            |((z, rstd), (x, out))| {
+                layernorm::forward_rows(&norm, x, z, rstd, out);
+            },
+        );
     });
     let backward = timed("layernorm_backward", repeats, || {
-        out.par_chunks_mut(chunk).zip(z.par_chunks(chunk)).for_each(|(dy, normalized)| {
+        let kept = z.par_chunks(chunk).zip(rstd.par_chunks(rows));
+        out.par_chunks_mut(chunk).zip(kept).for_each(|(dy, (normalized, rstd))| {
             let (mut dgamma, mut dbeta) = (vec![0.0; d], vec![0.0; d]);
             let mut gradient = NormGradient { weight: &mut dgamma, bias: &mut dbeta };
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (dy, normalized) in dy.chunks_exact_mut(d).zip(normalized.chunks_exact(d)) {
-                        layernorm::backward_row(&norm, &mut gradient, normalized, 1.0, dy);
-                    }
-                },
-            );
+            layernorm::backward_rows(&norm, &mut gradient, normalized, rstd, dy);
         });
     });
     [forward, backward]
