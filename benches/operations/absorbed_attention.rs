@@ -2,7 +2,7 @@
 
 use super::{D, H, LENGTH, T, group, numbers};
 use b4r::cpu::absorbed_attention::{Gradients, Kept, Scratch, backward, forward, parts_len};
-use b4r::cpu::attention::Sequences;
+use b4r::cpu::attention::{self, Sequences};
 use b4r::cpu::lane::Rows;
 use b4r::cpu::linear::{Linear, LinearGradient};
 use criterion::{Criterion, Throughput};
@@ -29,14 +29,16 @@ pub fn bench(criterion: &mut Criterion) {
     let (mut q, mut parts) =
         (vec![0.0; rows.len() * D], vec![0.0; parts_len(&sequences, rows.len())]);
     let mut probabilities = vec![0.0; sequences.probability_count()];
-    let (mut context, mut scratch) = (q.clone(), Scratch::default());
+    let (mut context, mut gathered) = (q.clone(), Vec::new());
+    let mut attention = attention::Scratch::default();
     let work = 3 * rows.len() * D * D + 2 * rows.len() * LENGTH * D * H;
     let mut group = group(criterion, "absorbed_attention");
     group.throughput(Throughput::Elements(work as u64));
     group.bench_function("forward", |b| {
         b.iter(|| {
             let (q, parts, p) = (&mut q[..], &mut parts[..], &mut probabilities[..]);
-            let (kept, s, c) = (Kept { q, parts, probabilities: p }, &mut scratch, &mut context);
+            let s = Scratch { attention: &mut attention, gathered: &mut gathered };
+            let (kept, c) = (Kept { q, parts, probabilities: p }, &mut context);
             forward(&sequences, None, &query, &key_value, &x, s, kept, c);
         });
     });
@@ -46,8 +48,8 @@ pub fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(2 * work as u64));
     group.bench_function("backward", |b| {
         b.iter(|| {
-            let (kept, s) =
-                (Kept { q: &q[..], parts: &parts, probabilities: &probabilities }, &mut scratch);
+            let kept = Kept { q: &q[..], parts: &parts, probabilities: &probabilities };
+            let s = Scratch { attention: &mut attention, gathered: &mut gathered };
             let gradients = Gradients {
                 parts: &mut dparts,
                 q: &mut dq,
@@ -55,7 +57,7 @@ pub fn bench(criterion: &mut Criterion) {
                 key_value: LinearGradient { weight: &mut dwkv, bias: &mut dbkv },
                 input: &mut dx,
             };
-            backward(&sequences, 1.0, &query, &key_value, &x, kept, &dc, s, gradients);
+            backward(&sequences, None, &query, &key_value, &x, kept, &dc, s, gradients);
         });
     });
 }

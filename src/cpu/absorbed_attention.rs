@@ -32,16 +32,12 @@ pub fn parts_len(sequences: &Sequences, queries: usize) -> usize {
     2 * queries * sequences.heads * sequences.width
 }
 
-/// Temporary buffers.
-#[derive(Default)]
-pub struct Scratch {
-    attention: attention::Scratch,
+/// Temporary buffers, which other operations use too.
+pub struct Scratch<'a> {
+    /// Of attention.
+    pub attention: &'a mut attention::Scratch,
     /// `[Tq, D]` the input's rows.
-    gathered: Vec<f32>,
-    /// `[Tq, H]` Σ w
-    sums: Vec<f32>,
-    /// `[Tq, H]` gradient of Σ w.
-    d_sums: Vec<f32>,
+    pub gathered: &'a mut Vec<f32>,
 }
 
 /// One head's part of rows and matrices.
@@ -122,7 +118,7 @@ pub fn forward(
     query: &Linear,
     key_value: &Linear,
     input: &[f32],
-    scratch: &mut Scratch,
+    scratch: Scratch,
     kept: Kept<&mut [f32]>,
     context: &mut [f32],
 ) {
@@ -133,26 +129,38 @@ pub fn forward(
     }
     let (absorbed, means) = kept.parts.split_at_mut(kept.parts.len() / 2);
     let (key, value) = key_value.weight.split_at(d * d);
-    let gathered = sequences.rows.gather(input, d, &mut scratch.gathered);
+    let gathered = sequences.rows.gather(input, d, scratch.gathered);
     linear::forward(query, rows, gathered, kept.q);
     for head in heads(sequences, rows) {
         let queries = head.narrow(kept.q);
         multiply(head.wide_mut(absorbed), Into::Assign, 1.0, queries, head.weight(key));
     }
-    let (attention, probabilities) = (&mut scratch.attention, kept.probabilities);
+    let (attention, probabilities) = (scratch.attention, kept.probabilities);
     attention::forward(sequences, dropout, absorbed, input, attention, probabilities, means);
-    let scale = dropout.map_or(1.0, |dropout| dropout.rate.scale);
-    scratch.sums.resize(rows * sequences.heads, 0.0);
-    attention::weight_sums(sequences, scale, probabilities, &mut scratch.sums);
+    let sums = weight_sums(sequences, dropout, probabilities, rows);
     let bias = key_value.bias[d..].chunks_exact(d / sequences.heads);
     let of_heads = context.chunks_exact_mut(d / sequences.heads).zip(bias.cycle());
-    for ((out, bias), &sum) in of_heads.zip(&scratch.sums) {
+    for ((out, bias), sum) in of_heads.zip(sums) {
         out.iter_mut().zip(bias).for_each(|(out, &bias)| *out = sum * bias);
     }
     for head in heads(sequences, rows) {
         let out = head.narrow_mut(context);
         multiply(out, Into::Add, 1.0, head.wide(means), head.weight(value).t());
     }
+}
+
+/// Σ w of each query and head, `[Tq, H]`.
+fn weight_sums(
+    sequences: &Sequences,
+    dropout: Option<&AttentionDropout>,
+    probabilities: &[f32],
+    rows: usize,
+) -> Vec<f32> {
+    let mut sums = vec![1.0; rows * sequences.heads];
+    if let Some(dropout) = dropout {
+        attention::weight_sums(sequences, dropout.rate.scale, probabilities, &mut sums);
+    }
+    sums
 }
 
 /// What the backward pass writes, and the weights' gradients, to which it adds.
@@ -169,17 +177,17 @@ pub struct Gradients<'a> {
     pub input: &'a mut [f32],
 }
 
-/// From `d_context [Tq, D]` and what forward kept; `survivor_scale` is that of [`attention::backward`].
+/// From `d_context [Tq, D]` and what forward kept.
 #[expect(clippy::too_many_arguments, reason = "mirrors the forward pass, one argument a tensor")]
 pub fn backward(
     sequences: &Sequences,
-    survivor_scale: f32,
+    dropout: Option<&AttentionDropout>,
     query: &Linear,
     key_value: &Linear,
     input: &[f32],
     kept: Kept<&[f32]>,
     d_context: &[f32],
-    scratch: &mut Scratch,
+    scratch: Scratch,
     gradients: Gradients,
 ) {
     let d = sequences.width;
@@ -199,20 +207,19 @@ pub fn backward(
         multiply(head.wide_mut(d_means), Into::Assign, 1.0, d_out, head.weight(value));
         multiply(head.weight_mut(d_value), Into::Add, 1.0, d_out.t(), head.wide(means));
     }
-    let (sums, d_sums) = (&mut scratch.sums, &mut scratch.d_sums);
-    sums.resize(rows * sequences.heads, 0.0);
-    d_sums.resize(rows * sequences.heads, 0.0);
-    attention::weight_sums(sequences, survivor_scale, kept.probabilities, sums);
-    value_bias(sequences, &key_value.bias[d..], d_context, sums, &mut d_kv.bias[d..], d_sums);
+    let sums = weight_sums(sequences, dropout, kept.probabilities, rows);
+    let (bias, d_bias) = (&key_value.bias[d..], &mut d_kv.bias[d..]);
+    let d_sums = value_bias(sequences, bias, d_context, &sums, d_bias);
     attention::backward(
         sequences,
-        survivor_scale,
+        dropout.map_or(1.0, |dropout| dropout.rate.scale),
         absorbed,
         input,
         kept.probabilities,
         d_means,
-        Some(d_sums),
-        &mut scratch.attention,
+        // Without dropout the sums do not depend on anything.
+        dropout.map(|_| &d_sums[..]),
+        scratch.attention,
         d_absorbed,
         d_input,
     );
@@ -221,20 +228,20 @@ pub fn backward(
         multiply(head.narrow_mut(d_q), Into::Assign, 1.0, d_absorbed, head.weight(key).t());
         multiply(head.weight_mut(d_key), Into::Add, 1.0, head.narrow(kept.q).t(), d_absorbed);
     }
-    let gathered = &mut scratch.gathered;
-    qkv::backward_queries(query, sequences.rows, input, d_q, gathered, &mut d_query, d_input);
+    let (rows, gathered) = (sequences.rows, scratch.gathered);
+    qkv::backward_queries(query, rows, input, d_q, gathered, &mut d_query, d_input);
 }
 
-/// Adds the gradient of bv to `d_bias [D]` and writes that of the sums, `d_sums [Tq, H]`: both by d_context.
+/// Adds the gradient of bv to `d_bias [D]` and returns that of the sums, `[Tq, H]`: both by `d_context [Tq, D]`.
 fn value_bias(
     sequences: &Sequences,
     bias: &[f32],
     d_context: &[f32],
     sums: &[f32],
     d_bias: &mut [f32],
-    d_sums: &mut [f32],
-) {
+) -> Vec<f32> {
     let (d, k) = (sequences.width, sequences.width / sequences.heads);
+    let mut d_sums = vec![0.0; sums.len()];
     vectorized(
         #[inline(always)]
         || {
@@ -250,6 +257,7 @@ fn value_bias(
             }
         },
     );
+    d_sums
 }
 
 #[cfg(test)]
@@ -283,7 +291,8 @@ mod tests {
             let query = &Linear { weight: wq, bias: bq };
             let key_value = &Linear { weight: wkv, bias: bkv };
             let scale = self.dropout.map_or(1.0, |dropout| dropout.rate.scale);
-            let dropout = self.dropout.as_ref();
+            let (dropout, scratch) = (self.dropout.as_ref(), &mut attention::Scratch::default());
+            let gathered = &mut Vec::new();
             // What is there before must not matter, but for what is added to.
             let same = |x: &Vec<f32>| vec![f32::NAN; x.len()];
             let (mut context, mut d_input) = (same(d_context), same(input));
@@ -297,10 +306,10 @@ mod tests {
                 let mut parts =
                     vec![f32::NAN; parts_len(sequences, sequences.rows.count(input.len() / WIDTH))];
                 let mut d_parts = parts.clone();
-                let mut scratch = Scratch::default();
-                let s = &mut scratch;
+                let s = Scratch { attention: &mut *scratch, gathered: &mut *gathered };
                 let kept = Kept { q: &mut q[..], parts: &mut parts[..], probabilities: &mut p[..] };
                 forward(sequences, dropout, query, key_value, input, s, kept, &mut context);
+                let s = Scratch { attention: scratch, gathered };
                 let kept = Kept { q: &q[..], parts: &parts[..], probabilities: &p[..] };
                 let gradients = Gradients {
                     parts: &mut d_parts,
@@ -309,14 +318,15 @@ mod tests {
                     key_value: d_key_value,
                     input: &mut d_input,
                 };
-                backward(sequences, scale, query, key_value, input, kept, d_context, s, gradients);
+                backward(
+                    sequences, dropout, query, key_value, input, kept, d_context, s, gradients,
+                );
             } else {
                 let rows = sequences.rows;
                 let mut kv = vec![f32::NAN; 2 * input.len()];
                 let mut d_kv = kv.clone();
-                let gathered = &mut Vec::new();
                 qkv::forward(query, key_value, rows, input, gathered, &mut q, &mut kv);
-                let s = &mut attention::Scratch::default();
+                let s = scratch;
                 attention::forward(sequences, dropout, &q, &kv, s, &mut p, &mut context);
                 attention::backward(
                     sequences, scale, &q, &kv, &p, d_context, None, s, &mut d_q, &mut d_kv,
@@ -343,7 +353,9 @@ mod tests {
         }
         let tokens = cu_seqlens[lengths.len()] as usize;
         let dropout = AttentionDropout::new(5, 6, 1, Rate::new(0.3).unwrap());
-        for (causal, dropout) in [(false, None), (true, None), (false, Some(dropout))] {
+        for (causal, dropout) in
+            [(false, None), (true, None), (false, Some(dropout)), (true, Some(dropout))]
+        {
             let mut case = Case {
                 sequences: Sequences {
                     cu_seqlens: &cu_seqlens,

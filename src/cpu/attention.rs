@@ -224,7 +224,7 @@ pub struct Scratch {
 
 /// Writes the signed probabilities and `context [Tq, D]` from `q [Tq, D]` and `kv [T, 2D]`.
 ///
-/// Absorbed, `q` and `context` are `[Tq, H, D]` and `kv` is the input `[T, D]`; [`weight_sums`] then are not always 1.
+/// Absorbed, `q` and `context` are `[Tq, H, D]` and `kv` is the input `[T, D]`.
 pub fn forward(
     sequences: &Sequences,
     dropout: Option<&AttentionDropout>,
@@ -323,15 +323,19 @@ fn drop_probabilities(
     );
 }
 
-/// Writes to `sums [Tq, H]` what each query's weights add up to: not always 1 where some are dropped.
+/// Absorbed: writes to `sums [Tq, H]` what each query's weights add up to, which is not always 1 where some are dropped.
 pub fn weight_sums(
     sequences: &Sequences,
     survivor_scale: f32,
     probabilities: &[f32],
     sums: &mut [f32],
 ) {
+    assert!(sequences.absorbed, "heads would write the same sums");
     let weight = move |p: f32| larger(p, 0.0) * survivor_scale;
     sequences.for_each_head(|head| {
+        if head.queries == 0 {
+            return;
+        }
         let rows = probabilities[head.probability..].chunks_exact(head.row_stride());
         vectorized(
             #[inline(always)]

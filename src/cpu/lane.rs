@@ -165,11 +165,6 @@ impl<'a> View<'a> {
         self.is_last(layer) && absorbed_attention::pays(cu_seqlens, cu_rows, heads, width)
     }
 
-    /// What the probabilities that attention dropout left in `layer` were multiplied by.
-    pub fn survivor_scale(&self, layer: usize) -> f32 {
-        self.attention_dropout(layer).map_or(1.0, |dropout| dropout.rate.scale)
-    }
-
     fn randomness(&self) -> Option<Randomness> {
         match self.purpose {
             Purpose::Learn(randomness) => randomness,

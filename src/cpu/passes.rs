@@ -20,7 +20,6 @@ pub struct Scratch {
     linear: Vec<f32>,
     normed: Vec<f32>,
     attention: attention::Scratch,
-    absorbed_attention: absorbed_attention::Scratch,
     ffn: ffn::Scratch,
 }
 
@@ -111,7 +110,10 @@ impl Operations for Lane<'_> {
                 query,
                 key_value,
                 input,
-                &mut self.scratch.absorbed_attention,
+                absorbed_attention::Scratch {
+                    attention: &mut self.scratch.attention,
+                    gathered: &mut self.scratch.gathered,
+                },
                 absorbed_attention::Kept {
                     q: sized(&mut kept.q, queries * d),
                     parts: sized(&mut kept.kv, absorbed_attention::parts_len(&sequences, queries)),
@@ -336,7 +338,7 @@ impl Operations for Lane<'_> {
         let ActivationGradients { context: d_context, q: d_q, kv: d_kv, .. } = gradients;
         attention::backward(
             &view.sequences(layer),
-            view.survivor_scale(layer),
+            view.attention_dropout(layer).map_or(1.0, |dropout| dropout.rate.scale),
             &kept.q,
             &kept.kv,
             &kept.softmax,
@@ -358,7 +360,7 @@ impl Operations for Lane<'_> {
         let view = self.view;
         let params = &view.table.layers[layer];
         let mut gathered = std::mem::take(&mut self.scratch.gathered);
-        let mut absorbed = std::mem::take(&mut self.scratch.absorbed_attention);
+        let mut attention = std::mem::take(&mut self.scratch.attention);
         let (query, key_value, norm) = (&params.query, &params.key_value, &params.attention_norm);
         let [dwq, dbq, dwkv, dbkv, dgamma, dbeta] = self.gradients([
             &query.weight,
@@ -377,7 +379,7 @@ impl Operations for Lane<'_> {
         if view.absorbs(layer) {
             absorbed_attention::backward(
                 &view.sequences(layer),
-                view.survivor_scale(layer),
+                view.attention_dropout(layer).as_ref(),
                 query,
                 key_value,
                 input,
@@ -387,7 +389,7 @@ impl Operations for Lane<'_> {
                     probabilities: &kept.softmax,
                 },
                 d_context,
-                &mut absorbed,
+                absorbed_attention::Scratch { attention: &mut attention, gathered: &mut gathered },
                 absorbed_attention::Gradients {
                     parts: sized(d_kv, kept.kv.len()),
                     q: sized(d_q, kept.q.len()),
@@ -415,7 +417,7 @@ impl Operations for Lane<'_> {
             layernorm::backward_rows(&view.norm(norm), &mut d_norm, normalized, rstd, d_input);
         }
         view.rows(layer).scatter_add(&gradients.middle, view.model.hidden_size, d_input);
-        self.scratch.absorbed_attention = absorbed;
+        self.scratch.attention = attention;
         self.scratch.gathered = gathered;
     }
 

@@ -27,10 +27,10 @@ pub struct LayerActivations<B> {
     pub attention_input: B,
     /// `[Tq, D]` queries.
     pub q: B,
-    /// `[T, 2D]` keys and values.
+    /// `[T, 2D]` keys and values. On the CPU, what stands in their place where they are absorbed.
     pub kv: B,
-    /// What attention keeps of its softmax. On the CPU the probabilities, sequence by sequence, head by head,
-    /// `[queries, keys]`, sign = dropped; on a GPU the log-sum-exp `[Tq, H]`.
+    /// What attention keeps of its softmax. On the CPU the probabilities, sequence by sequence, head by head (absorbed,
+    /// query by query and then head by head), `[queries, keys]`, sign = dropped; on a GPU the log-sum-exp `[Tq, H]`.
     pub softmax: B,
     /// `[Tq, D]` attention's output before its projection.
     pub context: B,
@@ -81,6 +81,6 @@ pub struct ActivationGradients<B> {
     pub context: B,
     /// `[Tq, D]` of the queries.
     pub q: B,
-    /// `[T, 2D]` of keys and values.
+    /// `[T, 2D]` of keys and values, or of what stands in their place.
     pub kv: B,
 }

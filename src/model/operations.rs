@@ -23,7 +23,8 @@ pub trait Operations {
         kept: &mut LayerActivations<Self::Buffer>,
     );
 
-    /// `context` from `q` and `kv`, within each sequence.
+    /// `context` from `q` and `kv`, within each sequence. Where an engine absorbs keys and values, its `qkv` writes
+    /// `context` and its `qkv_backward` begins with the context's gradient: both operations of attention then do nothing.
     fn attention(&mut self, layer: usize, kept: &mut LayerActivations<Self::Buffer>);
 
     /// `middle` = `input` + dropout(projection of `context`), normed where norms stand after.

@@ -4,7 +4,7 @@ use super::attention::bounds;
 use super::{LinearCase, attention_dropout};
 use crate::util::fixture::{Case, Dropout, Results, hold};
 use b4r::cpu::absorbed_attention::{Gradients, Kept, Scratch, backward, forward, parts_len};
-use b4r::cpu::attention::Sequences;
+use b4r::cpu::attention::{self, Sequences};
 use b4r::cpu::lane::Rows;
 use serde::Deserialize;
 
@@ -45,26 +45,26 @@ fn cpu(case: &Case<Parameters>) -> Results {
     let (mut d_q, mut d_parts) = (q.clone(), parts.clone());
     let (mut context, mut d_x) = (q.clone(), before(x.len()));
     let mut probabilities = before(sequences.probability_count());
-    let scratch = &mut Scratch::default();
+    let (attention, gathered) = (&mut attention::Scratch::default(), &mut Vec::new());
     forward(
         &sequences,
         dropout.as_ref(),
         &query_map,
         &key_value_map,
         &x,
-        scratch,
+        Scratch { attention: &mut *attention, gathered: &mut *gathered },
         Kept { q: &mut q, parts: &mut parts, probabilities: &mut probabilities },
         &mut context,
     );
     backward(
         &sequences,
-        dropout.map_or(1.0, |dropout| dropout.rate.scale),
+        dropout.as_ref(),
         &query_map,
         &key_value_map,
         &x,
         Kept { q: &q, parts: &parts, probabilities: &probabilities },
         &d_context,
-        scratch,
+        Scratch { attention, gathered },
         Gradients {
             parts: &mut d_parts,
             q: &mut d_q,

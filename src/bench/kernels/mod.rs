@@ -12,7 +12,6 @@ use super::roofline::Shape;
 use super::settings::Settings;
 use super::workload::Workload;
 use crate::Result;
-use crate::cpu::absorbed_attention;
 use clap::ArgMatches;
 use serde::Serialize;
 use work::Work;
@@ -59,9 +58,7 @@ pub fn run(arguments: &ArgMatches) -> Result<()> {
         let mut timed = network::measure(&model, &batch, items, threads, repeats)?;
         timed.extend(whole::measure(&model, &batch, items, threads, repeats)?);
         let segments = batch.token_segments.keys.len();
-        let (heads, width) = (model.n_heads, model.hidden_size);
-        let absorbs = absorbed_attention::pays(&batch.cu_seqlens, &batch.cu_rows, heads, width);
-        let work = work::of(&shape, segments, absorbs);
+        let work = work::of(&shape, segments, network::absorbed(&model, &batch));
         rows.extend(timed.into_iter().filter_map(|timed| {
             let work = work.iter().find(|work| work.operation == timed.operation)?;
             Some(row(&workload, work, timed.seconds, &rates))

@@ -2,10 +2,12 @@
 //! threads, with the caches as they are then.
 
 use super::Timed;
+use super::work::Absorbed;
 use crate::Result;
 use crate::batch::Batch;
 use crate::bench::rates::{median, pool};
 use crate::config::ModelConfig;
+use crate::cpu::absorbed_attention;
 use crate::cpu::lane::{Piece, Purpose, Randomness, View};
 use crate::cpu::passes::{Lane, Scratch};
 use crate::model::activations::{
@@ -18,6 +20,7 @@ use crate::model::operations::Operations;
 use crate::model::params::ParameterTable;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Instant;
 
 /// Lanes a batch is cut into, as many as the engine has.
@@ -178,12 +181,35 @@ pub fn measure(
     Ok(seconds.into_iter().map(timed).collect())
 }
 
-fn lanes(model: &ModelConfig, table: &ParameterTable, batch: &Batch) -> Vec<Memory> {
+/// The sequences of each lane.
+fn cuts(batch: &Batch) -> impl Iterator<Item = Range<usize>> + use<> {
     let sequences = batch.sequence_count();
-    let cut = |lane: usize| lane * sequences / LANES;
-    let memory = |lane: usize| {
+    let cut = move |lane: usize| lane * sequences / LANES;
+    (0..LANES).map(move |lane| cut(lane)..cut(lane + 1))
+}
+
+/// What the lanes have that do without keys and values in the last layer.
+pub fn absorbed(model: &ModelConfig, batch: &Batch) -> Absorbed {
+    let mut all = Absorbed::default();
+    for sequences in cuts(batch) {
+        let bounds = sequences.start..sequences.end + 1;
+        let (tokens, rows) = (&batch.cu_seqlens[bounds.clone()], &batch.cu_rows[bounds]);
+        if absorbed_attention::pays(tokens, rows, model.n_heads, model.hidden_size) {
+            for (tokens, rows) in tokens.windows(2).zip(rows.windows(2)) {
+                let [tokens, rows] = [tokens, rows].map(|pair| f64::from(pair[1] - pair[0]));
+                all.tokens += tokens;
+                all.rows += rows;
+                all.pairs += tokens * rows;
+            }
+        }
+    }
+    all
+}
+
+fn lanes(model: &ModelConfig, table: &ParameterTable, batch: &Batch) -> Vec<Memory> {
+    let memory = |sequences: Range<usize>| {
         let mut piece = Piece::default();
-        piece.assign(batch, cut(lane)..cut(lane + 1));
+        piece.assign(batch, sequences);
         Memory {
             d_tokens: vec![0.0; piece.tokens.len() * model.hidden_size],
             piece,
@@ -197,7 +223,7 @@ fn lanes(model: &ModelConfig, table: &ParameterTable, batch: &Batch) -> Vec<Memo
             clock: Clock::new(),
         }
     };
-    (0..LANES).map(memory).filter(|lane| !lane.piece.sequences.is_empty()).collect()
+    cuts(batch).map(memory).filter(|lane| !lane.piece.sequences.is_empty()).collect()
 }
 
 fn pass(

@@ -16,20 +16,30 @@ pub struct Work {
     pub bytes: f64,
 }
 
-/// Of all operations; `segments` is the number of distinct items among the tokens, and `absorbs` says whether the last
-/// layer does without keys and values.
-pub fn of(shape: &Shape, segments: usize, absorbs: bool) -> Vec<Work> {
+/// What lanes have whose last layer does without keys and values.
+#[derive(Clone, Copy, Default)]
+pub struct Absorbed {
+    /// Tokens.
+    pub tokens: f64,
+    /// Rows that are read.
+    pub rows: f64,
+    /// Pairs of such a row and a token of its sequence.
+    pub pairs: f64,
+}
+
+/// Of all operations; `segments` is the number of distinct items among the tokens.
+pub fn of(shape: &Shape, segments: usize, absorbed: Absorbed) -> Vec<Work> {
     let Shape { tokens: t, rows: p, width: d, items: v, parameters, .. } = *shape;
     let td = t * d;
     let mut all = vec![work("embedding", 0.0, 4.0 * td), work("embedding_backward", 0.0, 4.0 * td)];
     for layer in 0..shape.layers {
         let last = layer + 1 == shape.layers;
-        let attention = if last && absorbs {
-            of_absorbed(shape).to_vec()
-        } else {
-            of_attention(shape, last).to_vec()
-        };
-        for own in attention.into_iter().chain(of_rows(shape, last)) {
+        let mut own =
+            [of_attention(shape, last.then_some(absorbed)), of_rows(shape, last)].concat();
+        if last && absorbed.tokens > 0.0 {
+            own.extend(of_absorbed(shape, absorbed));
+        }
+        for own in own {
             match all.iter_mut().find(|work| work.operation == own.operation) {
                 Some(work) => {
                     work.flops += own.flops;
@@ -57,12 +67,14 @@ pub fn of(shape: &Shape, segments: usize, absorbs: bool) -> Vec<Work> {
     all
 }
 
-/// From a layer's input to its context.
-fn of_attention(shape: &Shape, last: bool) -> [Work; 4] {
-    let Shape { tokens: t, width: d, heads, .. } = *shape;
-    let (q, pairs) = match last {
-        true => (shape.rows, shape.row_pairs),
-        false => (shape.tokens, shape.pairs),
+/// From a layer's input to its context; of the last layer, what is not `absorbed` there.
+fn of_attention(shape: &Shape, absorbed: Option<Absorbed>) -> [Work; 4] {
+    let Shape { width: d, heads, .. } = *shape;
+    let (t, q, pairs) = match absorbed {
+        Some(Absorbed { tokens, rows, pairs }) => {
+            (shape.tokens - tokens, shape.rows - rows, shape.row_pairs - pairs)
+        }
+        None => (shape.tokens, shape.tokens, shape.pairs),
     };
     let (td, qd, weights) = (t * d, q * d, 3.0 * d * d);
     let maps = 2.0 * qd * d + 4.0 * td * d;
@@ -76,8 +88,9 @@ fn of_attention(shape: &Shape, last: bool) -> [Work; 4] {
 }
 
 /// The same of the last layer, keys and values absorbed.
-fn of_absorbed(shape: &Shape) -> [Work; 2] {
-    let Shape { tokens: t, rows: p, row_pairs: pairs, width: d, heads, .. } = *shape;
+fn of_absorbed(shape: &Shape, absorbed: Absorbed) -> [Work; 2] {
+    let Shape { width: d, heads, .. } = *shape;
+    let Absorbed { tokens: t, rows: p, pairs } = absorbed;
     let (td, pd, weights) = (t * d, p * d, 3.0 * d * d);
     // Queries, Wkᵀ q and Wv Σ w x; scores and Σ w x, in D channels a head.
     let flops = 6.0 * pd * d + 4.0 * pairs * heads * d;
@@ -122,8 +135,9 @@ mod tests {
         let workload = Workload { users: 300, ..Workload::preset("A").unwrap() };
         let shape = Shape::of(&workload).unwrap();
         let trains = |work: &&Work| !["rank", "top_k"].contains(&work.operation);
-        let [flops, absorbed] = [false, true].map(|absorbs| -> f64 {
-            of(&shape, 1, absorbs).iter().filter(trains).map(|work| work.flops).sum()
+        let all = Absorbed { tokens: shape.tokens, rows: shape.rows, pairs: shape.row_pairs };
+        let [flops, absorbed] = [Absorbed::default(), all].map(|absorbed| -> f64 {
+            of(&shape, 1, absorbed).iter().filter(trains).map(|work| work.flops).sum()
         });
         let (r, l) = (shape.rows / shape.tokens, shape.pairs / shape.tokens);
         let needed = shape.tokens * flops_a_token(&workload, workload.items, r, l);

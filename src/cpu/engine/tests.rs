@@ -3,6 +3,7 @@
 use super::*;
 use crate::batch::segments::{Scratch, Segments};
 use crate::config::{Activation, Loss, NormPlacement, Objective};
+use crate::cpu::absorbed_attention;
 
 fn segments(keys: &[u32], largest: u32) -> Segments {
     let mut segments = Segments::default();
@@ -39,18 +40,26 @@ fn batch(items: u32) -> Batch {
 #[test]
 fn gradients_agree_with_finite_differences() {
     let full = Loss::CrossEntropy;
-    for (norm, tied, hidden_act, n_layers, objective, loss) in [
-        (NormPlacement::Post, true, Activation::Gelu, 2, Objective::Cloze, full),
-        (NormPlacement::Pre, false, Activation::GeluTanh, 2, Objective::Cloze, full),
-        (NormPlacement::Post, false, Activation::Relu, 1, Objective::Causal, full),
-        (NormPlacement::Pre, true, Activation::Gelu, 3, Objective::Causal, full),
-        (NormPlacement::Post, true, Activation::Gelu, 1, Objective::Cloze, Loss::SampledSoftmax),
-        (NormPlacement::Post, false, Activation::Gelu, 1, Objective::Cloze, Loss::Gbce),
+    // With one or two heads, the lanes with the first and the third sequence absorb keys and values, with three none does
+    // that has rows.
+    for (norm, tied, hidden_act, n_layers, n_heads, objective, loss) in [
+        (NormPlacement::Post, true, Activation::Gelu, 2, 3, Objective::Cloze, full),
+        (NormPlacement::Pre, false, Activation::GeluTanh, 2, 2, Objective::Cloze, full),
+        (NormPlacement::Post, false, Activation::Relu, 1, 1, Objective::Causal, full),
+        (NormPlacement::Pre, true, Activation::Gelu, 3, 3, Objective::Causal, full),
+        (NormPlacement::Post, true, Activation::Gelu, 1, 2, Objective::Cloze, Loss::SampledSoftmax),
+        (NormPlacement::Post, false, Activation::Gelu, 1, 3, Objective::Cloze, Loss::Gbce),
     ] {
+        for (sequence, absorbs) in [(0, n_heads < 3), (1, false), (2, n_heads < 3)] {
+            let batch = batch(11);
+            let bounds = sequence..sequence + 2;
+            let (tokens, rows) = (&batch.cu_seqlens[bounds.clone()], &batch.cu_rows[bounds]);
+            assert_eq!(absorbed_attention::pays(tokens, rows, n_heads, 12), absorbs);
+        }
         let model = ModelConfig {
             hidden_size: 12,
             n_layers,
-            n_heads: 3,
+            n_heads,
             inner_size: 20,
             max_len: 9,
             hidden_act,
