@@ -26,8 +26,7 @@ pub fn bench(criterion: &mut Criterion) {
     let (wq, bq, wkv, bkv) = (numbers(D * D), numbers(D), numbers(2 * D * D), numbers(2 * D));
     let query = Linear { weight: &wq, bias: &bq };
     let key_value = Linear { weight: &wkv, bias: &bkv };
-    let (mut q, mut parts) =
-        (vec![0.0; rows.len() * D], vec![0.0; parts_len(&sequences, rows.len())]);
+    let (mut q, mut parts) = (vec![0.0; rows.len() * D], vec![0.0; parts_len(&sequences)]);
     let mut probabilities = vec![0.0; sequences.probability_count()];
     let (mut context, mut gathered) = (q.clone(), Vec::new());
     let mut attention = attention::Scratch::default();

@@ -36,10 +36,12 @@ pub fn bench(criterion: &mut Criterion) {
     }
     let (dc, mut dq, mut dkv) = (numbers(T * D), vec![0.0; T * D], vec![0.0; 2 * T * D]);
     group.throughput(Throughput::Elements(2 * work));
+    let dropout = Rate::new(0.2).map(|rate| AttentionDropout::new(1, 1, 0, rate));
     group.bench_function("backward", |b| {
         b.iter(|| {
             let (p, s) = (&probabilities, &mut scratch);
-            attention::backward(&sequences, 1.25, &q, &kv, p, &dc, None, s, &mut dq, &mut dkv);
+            let dropout = dropout.as_ref();
+            attention::backward(&sequences, dropout, &q, &kv, p, &dc, None, s, &mut dq, &mut dkv);
         });
     });
 }

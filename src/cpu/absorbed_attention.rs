@@ -27,9 +27,9 @@ pub fn pays(cu_seqlens: &[u32], cu_queries: &[u32], heads: usize, width: usize) 
     queries * heads <= tokens && width * queries + (heads - 1) * pairs < width * tokens
 }
 
-/// Elements of what stands in the place of keys and values, for `queries` queries.
-pub fn parts_len(sequences: &Sequences, queries: usize) -> usize {
-    2 * queries * sequences.heads * sequences.width
+/// Elements of what stands in the place of keys and values.
+pub fn parts_len(sequences: &Sequences) -> usize {
+    2 * sequences.query_count() * sequences.heads * sequences.width
 }
 
 /// Temporary buffers, which other operations use too.
@@ -137,7 +137,7 @@ pub fn forward(
     }
     let (attention, probabilities) = (scratch.attention, kept.probabilities);
     attention::forward(sequences, dropout, absorbed, input, attention, probabilities, means);
-    let sums = weight_sums(sequences, dropout, probabilities, rows);
+    let sums = attention::weight_sums(sequences, dropout, probabilities);
     let bias = key_value.bias[d..].chunks_exact(d / sequences.heads);
     let of_heads = context.chunks_exact_mut(d / sequences.heads).zip(bias.cycle());
     for ((out, bias), sum) in of_heads.zip(sums) {
@@ -147,20 +147,6 @@ pub fn forward(
         let out = head.narrow_mut(context);
         multiply(out, Into::Add, 1.0, head.wide(means), head.weight(value).t());
     }
-}
-
-/// Σ w of each query and head, `[Tq, H]`.
-fn weight_sums(
-    sequences: &Sequences,
-    dropout: Option<&AttentionDropout>,
-    probabilities: &[f32],
-    rows: usize,
-) -> Vec<f32> {
-    let mut sums = vec![1.0; rows * sequences.heads];
-    if let Some(dropout) = dropout {
-        attention::weight_sums(sequences, dropout.rate.scale, probabilities, &mut sums);
-    }
-    sums
 }
 
 /// What the backward pass writes, and the weights' gradients, to which it adds.
@@ -207,12 +193,12 @@ pub fn backward(
         multiply(head.wide_mut(d_means), Into::Assign, 1.0, d_out, head.weight(value));
         multiply(head.weight_mut(d_value), Into::Add, 1.0, d_out.t(), head.wide(means));
     }
-    let sums = weight_sums(sequences, dropout, kept.probabilities, rows);
+    let sums = attention::weight_sums(sequences, dropout, kept.probabilities);
     let (bias, d_bias) = (&key_value.bias[d..], &mut d_kv.bias[d..]);
     let d_sums = value_bias(sequences, bias, d_context, &sums, d_bias);
     attention::backward(
         sequences,
-        dropout.map_or(1.0, |dropout| dropout.rate.scale),
+        dropout,
         absorbed,
         input,
         kept.probabilities,
@@ -290,7 +276,6 @@ mod tests {
             let [wq, bq, wkv, bkv] = &self.weights;
             let query = &Linear { weight: wq, bias: bq };
             let key_value = &Linear { weight: wkv, bias: bkv };
-            let scale = self.dropout.map_or(1.0, |dropout| dropout.rate.scale);
             let (dropout, scratch) = (self.dropout.as_ref(), &mut attention::Scratch::default());
             let gathered = &mut Vec::new();
             // What is there before must not matter, but for what is added to.
@@ -303,8 +288,7 @@ mod tests {
             let mut p = vec![f32::NAN; sequences.probability_count()];
             let (mut q, mut d_q) = (same(d_context), same(d_context));
             if sequences.absorbed {
-                let mut parts =
-                    vec![f32::NAN; parts_len(sequences, sequences.rows.count(input.len() / WIDTH))];
+                let mut parts = vec![f32::NAN; parts_len(sequences)];
                 let mut d_parts = parts.clone();
                 let s = Scratch { attention: &mut *scratch, gathered: &mut *gathered };
                 let kept = Kept { q: &mut q[..], parts: &mut parts[..], probabilities: &mut p[..] };
@@ -329,7 +313,7 @@ mod tests {
                 let s = scratch;
                 attention::forward(sequences, dropout, &q, &kv, s, &mut p, &mut context);
                 attention::backward(
-                    sequences, scale, &q, &kv, &p, d_context, None, s, &mut d_q, &mut d_kv,
+                    sequences, dropout, &q, &kv, &p, d_context, None, s, &mut d_q, &mut d_kv,
                 );
                 let upstream = qkv::Upstream { q: &d_q, kv: &d_kv };
                 let (dq, dkv) = (&mut d_query, &mut d_key_value);

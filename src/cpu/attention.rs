@@ -79,6 +79,11 @@ pub(super) fn scratch_len(keys: usize, width: usize) -> u128 {
 }
 
 impl Sequences<'_> {
+    /// `Tq`
+    pub fn query_count(&self) -> usize {
+        self.cu_queries.last().map_or(0, |&end| end as usize)
+    }
+
     /// Elements that the probabilities of all heads and sequences take.
     pub fn probability_count(&self) -> usize {
         let lengths = self.cu_seqlens.windows(2).zip(self.cu_queries.windows(2));
@@ -323,14 +328,16 @@ fn drop_probabilities(
     );
 }
 
-/// Absorbed: writes to `sums [Tq, H]` what each query's weights add up to, which is not always 1 where some are dropped.
+/// Absorbed: what the weights of each query add up to, `[Tq, H]`, which is not always 1 where some are dropped.
 pub fn weight_sums(
     sequences: &Sequences,
-    survivor_scale: f32,
+    dropout: Option<&AttentionDropout>,
     probabilities: &[f32],
-    sums: &mut [f32],
-) {
+) -> Vec<f32> {
     assert!(sequences.absorbed, "heads would write the same sums");
+    let mut sums = vec![1.0; sequences.query_count() * sequences.heads];
+    let Some(dropout) = dropout else { return sums };
+    let survivor_scale = dropout.rate.scale;
     let weight = move |p: f32| larger(p, 0.0) * survivor_scale;
     sequences.for_each_head(|head| {
         if head.queries == 0 {
@@ -348,6 +355,7 @@ pub fn weight_sums(
             },
         );
     });
+    sums
 }
 
 /// Writes `d_q [Tq, D]` and `d_kv [T, 2D]` from the context's gradient and what forward kept.
@@ -360,7 +368,7 @@ pub fn weight_sums(
 #[expect(clippy::too_many_arguments, reason = "mirrors the forward pass, one argument a tensor")]
 pub fn backward(
     sequences: &Sequences,
-    survivor_scale: f32,
+    dropout: Option<&AttentionDropout>,
     q: &[f32],
     kv: &[f32],
     probabilities: &[f32],
@@ -371,6 +379,7 @@ pub fn backward(
     d_kv: &mut [f32],
 ) {
     let scale = sequences.scale();
+    let survivor_scale = dropout.map_or(1.0, |dropout| dropout.rate.scale);
     let Scratch { dropped, d_scores, .. } = scratch;
     sequences.for_each_head(|head| {
         if head.queries == 0 {

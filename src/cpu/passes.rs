@@ -116,7 +116,7 @@ impl Operations for Lane<'_> {
                 },
                 absorbed_attention::Kept {
                     q: sized(&mut kept.q, queries * d),
-                    parts: sized(&mut kept.kv, absorbed_attention::parts_len(&sequences, queries)),
+                    parts: sized(&mut kept.kv, absorbed_attention::parts_len(&sequences)),
                     probabilities: sized(&mut kept.softmax, sequences.probability_count()),
                 },
                 sized(&mut kept.context, queries * d),
@@ -338,7 +338,7 @@ impl Operations for Lane<'_> {
         let ActivationGradients { context: d_context, q: d_q, kv: d_kv, .. } = gradients;
         attention::backward(
             &view.sequences(layer),
-            view.attention_dropout(layer).map_or(1.0, |dropout| dropout.rate.scale),
+            view.attention_dropout(layer).as_ref(),
             &kept.q,
             &kept.kv,
             &kept.softmax,

@@ -1,22 +1,11 @@
 //! From a layer's input to the context of some of its tokens, and back, without keys and values.
 
-use super::attention::bounds;
+use super::attention::{Parameters, bounds};
 use super::{LinearCase, attention_dropout};
-use crate::util::fixture::{Case, Dropout, Results, hold};
+use crate::util::fixture::{Case, Results, hold};
 use b4r::cpu::absorbed_attention::{Gradients, Kept, Scratch, backward, forward, parts_len};
 use b4r::cpu::attention::{self, Sequences};
 use b4r::cpu::lane::Rows;
-use serde::Deserialize;
-
-#[derive(Deserialize)]
-struct Parameters {
-    heads: usize,
-    lengths: Vec<u32>,
-    layer: u32,
-    causal: bool,
-    #[serde(flatten)]
-    dropout: Dropout,
-}
 
 fn cpu(case: &Case<Parameters>) -> Results {
     let Parameters { heads, lengths, layer, causal, dropout } = &case.parameters;
@@ -41,7 +30,7 @@ fn cpu(case: &Case<Parameters>) -> Results {
     let (key_value_map, d_key_value) = key_value.split();
     // Every element is written: what was there before must not matter.
     let before = |len: usize| vec![f32::NAN; len];
-    let (mut q, mut parts) = (before(d_context.len()), before(parts_len(&sequences, rows.len())));
+    let (mut q, mut parts) = (before(d_context.len()), before(parts_len(&sequences)));
     let (mut d_q, mut d_parts) = (q.clone(), parts.clone());
     let (mut context, mut d_x) = (q.clone(), before(x.len()));
     let mut probabilities = before(sequences.probability_count());

@@ -14,14 +14,14 @@ use half::bf16;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
-struct Parameters {
-    heads: usize,
-    lengths: Vec<u32>,
-    layer: u32,
+pub(super) struct Parameters {
+    pub(super) heads: usize,
+    pub(super) lengths: Vec<u32>,
+    pub(super) layer: u32,
     #[serde(default)]
-    causal: bool,
+    pub(super) causal: bool,
     #[serde(flatten)]
-    dropout: Dropout,
+    pub(super) dropout: Dropout,
 }
 
 /// Where each sequence begins among the tokens and among `rows`.
@@ -79,7 +79,7 @@ fn cpu(case: &Case<Parameters>) -> Results {
     let (mut d_q, mut d_kv) = (vec![f32::NAN; q.len()], vec![f32::NAN; kv.len()]);
     attention::backward(
         &sequences,
-        dropout.map_or(1.0, |dropout| dropout.rate.scale),
+        dropout.as_ref(),
         &q,
         &kv,
         &probabilities,
@@ -336,7 +336,7 @@ fn two_heads(width: usize, q: &[f32], kv: &[f32], d_context: &[f32]) -> [Vec<f32
     attention::forward(&sequences, None, q, kv, &mut scratch, p, &mut context);
     let (mut d_q, mut d_kv) = (vec![f32::NAN; q.len()], vec![f32::NAN; kv.len()]);
     let (s, dc) = (&mut scratch, d_context);
-    attention::backward(&sequences, 1.0, q, kv, p, dc, None, s, &mut d_q, &mut d_kv);
+    attention::backward(&sequences, None, q, kv, p, dc, None, s, &mut d_q, &mut d_kv);
     [context, d_q, d_kv]
 }
 

@@ -50,8 +50,8 @@ fn gradients_agree_with_finite_differences() {
         (NormPlacement::Post, true, Activation::Gelu, 1, 2, Objective::Cloze, Loss::SampledSoftmax),
         (NormPlacement::Post, false, Activation::Gelu, 1, 3, Objective::Cloze, Loss::Gbce),
     ] {
+        let batch = batch(11);
         for (sequence, absorbs) in [(0, n_heads < 3), (1, false), (2, n_heads < 3)] {
-            let batch = batch(11);
             let bounds = sequence..sequence + 2;
             let (tokens, rows) = (&batch.cu_seqlens[bounds.clone()], &batch.cu_rows[bounds]);
             assert_eq!(absorbed_attention::pays(tokens, rows, n_heads, 12), absorbs);
@@ -76,7 +76,6 @@ fn gradients_agree_with_finite_differences() {
         for (index, weight) in engine.state.parameters.iter_mut().enumerate() {
             *weight += (index * 37 % 101) as f32 / 250.0 - 0.2;
         }
-        let batch = batch(11);
         let randomness = Some(Randomness { seed: 5, step: 3 });
         engine.loss_and_gradient(&batch, randomness);
         let gradient = engine.gradient().to_vec();
