@@ -2,9 +2,10 @@
 
 use super::{D, H, LENGTH, T, group, numbers};
 use b4r::cpu::absorbed_attention::{Gradients, Kept, Scratch, backward, forward, parts_len};
-use b4r::cpu::attention::{self, Sequences};
+use b4r::cpu::attention;
 use b4r::cpu::lane::Rows;
 use b4r::cpu::linear::{Linear, LinearGradient};
+use b4r::cpu::sequences::Sequences;
 use criterion::{Criterion, Throughput};
 
 pub fn bench(criterion: &mut Criterion) {

@@ -1,9 +1,10 @@
 //! Attention over whole sequences, with dropout and without.
 
 use super::{D, H, LENGTH, T, group, numbers};
-use b4r::cpu::attention::{self, Sequences};
+use b4r::cpu::attention;
 use b4r::cpu::dropout::{AttentionDropout, Rate};
 use b4r::cpu::lane::Rows;
+use b4r::cpu::sequences::Sequences;
 use criterion::{Criterion, Throughput};
 
 pub fn bench(criterion: &mut Criterion) {

@@ -6,11 +6,12 @@
 //! queries and outputs (as DeepSeek-V2, 2024, does with its latent keys), and attention is over the layer's input. That
 //! takes `D` channels where a head has `D / H`, and two products with `D x D` matrices a query in place of two a token.
 
-use super::attention::{self, Sequences};
+use super::attention;
 use super::dropout::AttentionDropout;
 use super::gemm::{Into, Matrix, MatrixMut, multiply};
 use super::linear::{self, Linear, LinearGradient};
 use super::qkv;
+use super::sequences::Sequences;
 use super::vector::{add_scaled, dot, vectorized};
 
 /// Whether fewer FLOPs are needed than with keys and values, and no more memory, for sequences of `width` channels that

@@ -2,13 +2,13 @@
 //! reads of it.
 
 use super::absorbed_attention;
-use super::attention::Sequences;
 use super::dropout::{AttentionDropout, HiddenDropout, Rate};
 use super::embedding::{Tables, Tokens};
 use super::ffn::FeedForward;
 use super::layernorm::Norm;
 use super::linear::Linear;
 use super::projection::Tail;
+use super::sequences::Sequences;
 use super::vector::{add_scaled, vectorized};
 use crate::batch::Batch;
 use crate::config::{ModelConfig, NormPlacement, Objective};

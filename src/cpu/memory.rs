@@ -1,7 +1,7 @@
 //! How much memory the engine takes: for any sizes, before anything is allocated.
 
 use super::engine::{LANES, lane_tokens};
-use super::{attention, ffn, rank, streamed_softmax, tiles};
+use super::{attention, ffn, rank, sequences, streamed_softmax, tiles};
 use crate::config::ModelConfig;
 use crate::model::params::ParameterTable;
 
@@ -53,7 +53,7 @@ fn activations(model: &ModelConfig, batch: BatchSizes) -> u128 {
         .map(|size| size as u128);
     // q, k, v, context, middle, output and two norms with their outputs; u; probabilities. What stands in the place of k
     // and v takes no more.
-    let layer = 10 * d + f + h * attention::row_len(batch.longest) as u128;
+    let layer = 10 * d + f + h * sequences::row_len(batch.longest) as u128;
     // Embedding 2, head 3, gradients 7, token and row gradients 2, head rows 1, buffers 3. Gradients and buffers are a
     // thread's, so that few threads take less.
     let once = 18 * d;

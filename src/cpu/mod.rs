@@ -25,6 +25,7 @@ pub mod passes;
 pub mod projection;
 pub mod qkv;
 pub mod rank;
+pub mod sequences;
 pub mod small_product;
 pub mod streamed_softmax;
 pub mod tiles;

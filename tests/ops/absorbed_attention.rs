@@ -4,8 +4,9 @@ use super::attention::{Parameters, bounds};
 use super::{LinearCase, attention_dropout};
 use crate::util::fixture::{Case, Results, hold};
 use b4r::cpu::absorbed_attention::{Gradients, Kept, Scratch, backward, forward, parts_len};
-use b4r::cpu::attention::{self, Sequences};
+use b4r::cpu::attention;
 use b4r::cpu::lane::Rows;
+use b4r::cpu::sequences::Sequences;
 
 fn cpu(case: &Case<Parameters>) -> Results {
     let Parameters { heads, lengths, layer, causal, dropout } = &case.parameters;

@@ -4,8 +4,9 @@
 use super::attention_dropout;
 use crate::util::cuda::{Gpu, count};
 use crate::util::fixture::{Case, Dropout, Results, cases, hold, hold_bf16};
-use b4r::cpu::attention::{self, Scratch, Sequences};
+use b4r::cpu::attention::{self, Scratch};
 use b4r::cpu::lane::Rows;
+use b4r::cpu::sequences::Sequences;
 use b4r::cuda::memory::{Slice, Storage};
 use b4r::cuda::operands::Count;
 use b4r::cuda::step::{Rate, Size, StepBlock};

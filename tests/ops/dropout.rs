@@ -1,10 +1,11 @@
 //! Share, independence and reproducibility of dropout, seen through the operations that apply it.
 
-use b4r::cpu::attention::{self, Scratch, Sequences};
+use b4r::cpu::attention::{self, Scratch};
 use b4r::cpu::dropout::{AttentionDropout, EMBEDDING_SITE, HiddenDropout, Rate, attention_site};
 use b4r::cpu::embedding::{self, Tables, Tokens};
 use b4r::cpu::lane::Rows;
 use b4r::cpu::layernorm::Norm;
+use b4r::cpu::sequences::Sequences;
 
 const TOKENS: usize = 500;
 const D: usize = 48;
